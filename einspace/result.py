@@ -1,0 +1,76 @@
+"""What a trial leaves behind: the records that cross from `search/` to `registry/`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+Status: TypeAlias = Literal[
+    "ok", "pruned", "invalid", "oom", "nan", "timeout", "killed", "bug", "running", "waiting"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one evaluation.
+
+    `value` is the task's metric on the validation split at the last epoch trained, None unless the
+    status is ok or pruned. `curves` maps a name (`train_loss`, `val_acc` ...) to one number an
+    epoch. `metrics` are final numbers: params, flops, seconds, epochs, peak_bytes ...
+    """
+
+    status: Status
+    value: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One row of the trial table; `text` is the normal form, `seconds` are wall-clock."""
+
+    number: int
+    status: Status
+    text: str = ""
+    hash: str = ""
+    value: float | None = None
+    params: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    trace: Mapping[str, int] = field(default_factory=dict)
+    origin: str = ""
+    error: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRecord:
+    """A whole search as it is projected to the tracker and reported.
+
+    `tags` are versions, seed, threads, data hash, commit; `space` and `objective` name what was
+    asked. `direction` is maximize or minimize.
+    """
+
+    study: str
+    space: str
+    space_text: str
+    task: str
+    metric: str
+    direction: Literal["maximize", "minimize"]
+    tags: Mapping[str, str]
+    trials: tuple[TrialRecord, ...]
+    final: Mapping[str, object] = field(default_factory=dict)
+
+    def best(self) -> TrialRecord | None:
+        """The best finished trial, the earlier one at a tie; None when none has finished."""
+        done = [t for t in self.trials if t.status == "ok" and t.value is not None]
+        sign = -1.0 if self.direction == "maximize" else 1.0
+        return min(done, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+
+    def counts(self) -> dict[str, int]:
+        """Trials by status."""
+        found: dict[str, int] = {}
+        for trial in self.trials:
+            found[trial.status] = found.get(trial.status, 0) + 1
+        return found
