@@ -187,3 +187,4 @@ class Signature:
     inputs: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
     exports: tuple[str, ...] = ()
+    variadic: bool = False

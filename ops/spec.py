@@ -187,9 +187,9 @@ class Op:
     inline: Callable[[Sequence[str], Mapping[str, Scalar]], str] | None = None
     paper: str = ""
 
-    def is_causal(self, x: TensorType, **params: Any) -> bool:
-        """Whether output t depends on inputs 0..t only, with these parameters."""
-        return self.causal if isinstance(self.causal, bool) else self.causal(x, **params)
+    def is_causal(self, *types: TensorType | None, **params: Any) -> bool:
+        """Whether output t depends on inputs 0..t only, given `x, *inputs` and these parameters."""
+        return self.causal if isinstance(self.causal, bool) else self.causal(*types, **params)
 
     @property
     def signature(self) -> Signature:
@@ -200,6 +200,7 @@ class Op:
             tuple(i.name for i in self.inputs),
             frozenset(i.name for i in self.inputs if i.optional),
             tuple(r for r in self.returns if r not in ("y", "aux", "stats")),
+            self.variadic,
         )
 
 

@@ -1,0 +1,100 @@
+"""Candidates: what strategies propose. A frame is a space, a task's interface and a budget."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from grammar.parse import parse
+from grammar.pcfg import check_space
+
+from einspace.compile import Closed
+from einspace.interface import Interface
+from einspace.library import space_source
+from einspace.types import Typing
+from grammar.ast import Space
+from grammar.derive import derive
+from grammar.mutate import crossover_chooser, mutation_chooser
+from grammar.normal import text_of
+from grammar.walk import Chooser, Limits, Sample
+from ops import table
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One valid architecture: its normal form and id, the trace that made it and its cost.
+
+    `log_prob` (natural) is of the grammar's own distribution; `tries` counts whole draws.
+    """
+
+    text: str
+    hash: str
+    trace: Mapping[str, int] = field(default_factory=dict)
+    log_prob: float = 0.0
+    params: int = 0
+    flops: int = 0
+    nodes: int = 0
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where candidates come from, checked once."""
+
+    name: str
+    text: str
+    space: Space
+    typing: Typing
+    limits: Limits
+
+
+def frame(
+    space: str,
+    interface: Interface,
+    *,
+    max_params: int | None = None,
+    max_flops: int | None = None,
+    max_nodes: int | None = None,
+) -> Frame:
+    """Load and check a space: an existing path, a shipped name or inline text. Raises: SpaceError."""
+    source = space_source(space)
+    tree = parse(source.text, source.name)
+    typing = Typing(table(), interface)
+    check_space(tree, typing.signatures, tuple(interface.inputs))
+    limits = Limits(max_nodes or 20_000, max_params, max_flops)
+    return Frame(source.name, source.text, tree, typing, limits)
+
+
+def draw(frame: Frame, chooser: Chooser) -> Candidate:
+    """The chooser's first valid derivation. Raises: SpaceError when nothing fits."""
+    found, tries = derive(frame.space, chooser, frame.typing, frame.limits)
+    text, hash_ = text_of(found.closed, frame.typing.signatures)
+    return Candidate(
+        text, hash_, found.trace, found.log_prob, found.params, found.flops, found.nodes, tries
+    )
+
+
+def sample(frame: Frame, rng: random.Random) -> Candidate:
+    """A draw from the grammar's own distribution, choices that do not fit redrawn."""
+    return draw(frame, Sample(rng))
+
+
+def mutate(frame: Frame, trace: Mapping[str, int], rng: random.Random) -> Candidate:
+    """One subtree of the derivation drawn anew, the rest kept."""
+    return draw(frame, mutation_chooser(trace, rng))
+
+
+def crossover(
+    frame: Frame, first: Mapping[str, int], second: Mapping[str, int], rng: random.Random
+) -> Candidate:
+    """One subtree of `first` replaced by the same place of `second`."""
+    return draw(frame, crossover_chooser(first, second, rng))
+
+
+def candidate_of(text: str, interface: Interface, name: str = "<text>") -> Candidate:
+    """An architecture given as text. Raises: SpaceError."""
+    typing = Typing(table(), interface)
+    tree = parse(text, name)
+    check_space(tree, typing.signatures, tuple(interface.inputs))
+    found, _ = derive(tree, Closed(), typing, Limits())
+    normal_text, hash_ = text_of(found.closed, typing.signatures)
+    return Candidate(normal_text, hash_, {}, 0.0, found.params, found.flops, found.nodes)

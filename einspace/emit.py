@@ -1,0 +1,413 @@
+"""Emit: a typed graph as one readable PyTorch file.
+
+The file imports torch and math, holds each used op's source once, one class for each repeated block
+and one `Model`. Nothing of the user's text reaches it but in the header's comment, a line at
+a time; values are written with `repr` after their domain has accepted them.
+"""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from einspace.cost import Totals
+from einspace.graph import Graph, GraphNode
+from einspace.repeats import Loop, Part, nodes_of, parts
+from ops.spec import Op
+
+IMPORTS = """\
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+"""
+NAMES = ("x", "y", "z", "u", "v", "w", "p", "q", "r", "s")
+VALUE_TYPES = (int, float, bool, str, type(None))
+
+
+@cache
+def source_of(thing: Any) -> str:
+    """The source of a class or function, word for word."""
+    return textwrap.dedent(inspect.getsource(thing)).rstrip() + "\n"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_written, value))}{',' if len(value) == 1 else ''})"
+    assert isinstance(value, VALUE_TYPES), f"{type(value)} cannot be written into source"
+    return repr(value)
+
+
+@dataclass(slots=True)
+class _Class:
+    """One class being written: its parts, and how its lines name things."""
+
+    name: str
+    inputs: tuple[str, ...]
+    init: list[str] = field(default_factory=list)
+    forward: list[str] = field(default_factory=list)
+    step: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    updates: list[str] = field(default_factory=list)
+    stats: int = 0
+    extras: bool = False
+    mask: bool = False
+
+
+class _Emitter:
+    def __init__(self, table: Mapping[str, Op], graph: Graph) -> None:
+        self.table, self.graph = table, graph
+        self.nodes = graph.by_id()
+        self.classes: dict[object, _Class] = {}
+        self.blocks: list[str] = []
+        self.decodes = _decodes(table, graph)
+
+    # -- names -------------------------------------------------------------------------------
+
+    @staticmethod
+    def _attribute(made: dict[str, str], used: set[str], op: str, module: str) -> str:
+        if module not in made:
+            name, n = op, 2
+            while name in used:
+                name, n = f"{op}_{n}", n + 1
+            used.add(name)
+            made[module] = name
+        return made[module]
+
+    def _masked(self, node: GraphNode) -> bool:
+        if node.op not in self.table or self.table[node.op].mask not in ("use", "end"):
+            return False
+        source, port = node.inputs[0]
+        return self.nodes[source].types[port].may_pad
+
+    # -- a class -----------------------------------------------------------------------------
+
+    def write(self, cls: _Class, body: Sequence[Part], env: dict[tuple[int, int], str]) -> str:
+        """Fill the class's lines; returns the expression of its output value."""
+        inner = nodes_of(body)
+        mine = {n.id for n in inner}
+        last: dict[tuple[int, int], int] = {}
+        order = self._events(body)
+        for i, event in enumerate(order):
+            for ref in self._reads(event):
+                last[ref] = i
+        for ref in self.graph.output:
+            last[ref] = len(order)
+        if inner and cls.name != "Model":
+            last[(inner[-1].id, 0)] = len(order)
+        attributes: dict[str, str] = {}
+        used: set[str] = set()
+        for i, event in enumerate(order):
+            dying = {r for r in env if last.get(r, -1) <= i}
+            if isinstance(event, Loop):
+                self._loop(cls, event, env, used, dying)
+            else:
+                self._node(cls, event, env, attributes, used, dying)
+            for ref in dying:
+                env.pop(ref, None)
+        assert all(n in mine for n in mine)
+        return ", ".join(env[r] for r in self.graph.output if r in env) or env[(inner[-1].id, 0)]
+
+    @staticmethod
+    def _events(body: Sequence[Part]) -> list["GraphNode | Loop"]:
+        found: list[GraphNode | Loop] = []
+        for part in body:
+            if isinstance(part, Loop):
+                found.append(part)
+            else:
+                found.extend(part.nodes)
+        return found
+
+    @staticmethod
+    def _reads(event: "GraphNode | Loop") -> list[tuple[int, int]]:
+        if isinstance(event, Loop):
+            return [nodes_of(event.copies[0])[0].inputs[0]]
+        return list(event.inputs)
+
+    @staticmethod
+    def _fresh(env: Mapping[tuple[int, int], str], dying: Iterable[tuple[int, int]]) -> str:
+        busy = {v for r, v in env.items() if r not in set(dying)}
+        names = (*NAMES, *(f"x{i}" for i in range(10_000)))
+        return next(n for n in names if n not in busy)
+
+    def _target(
+        self,
+        cls: _Class,
+        first: str | None,
+        env: Mapping[tuple[int, int], str],
+        dying: set[tuple[int, int]],
+    ) -> str:
+        """The dying first input's name when it is not the model's own input, else a free name."""
+        kept = {v for r, v in env.items() if r not in dying}
+        reusable = first not in (None, *kept) and (cls.name != "Model" or first in NAMES)
+        return str(first) if reusable else self._fresh(env, dying)
+
+    def _node(
+        self,
+        cls: _Class,
+        node: GraphNode,
+        env: dict[tuple[int, int], str],
+        attributes: dict[str, str],
+        used: set[str],
+        dying: set[tuple[int, int]],
+    ) -> None:
+        args = [env[r] for r in node.inputs]
+        first = self._target(cls, args[0] if args else None, env, dying)
+        note = f"  # {node.type}"
+        outs = [first]
+        if len(node.types) > 1:
+            taken = dict(env)
+            for port in range(len(node.types)):
+                name = self._fresh(taken, dying)
+                taken[(node.id, port)] = name
+                outs = [*outs, name] if port else [name]
+        for port, name in enumerate(outs):
+            env[(node.id, port)] = name
+            dying.discard((node.id, port))
+        op = self.table.get(node.op)
+        if op is None or op.inline is not None:
+            expression = self._inline(node, op, args)
+            cls.forward.append(f"{first} = {expression}{note}")
+            cls.step.append(f"{first} = {expression}")
+            return
+        new = node.module not in attributes
+        name = self._attribute(attributes, used, node.op, node.module)
+        if new:
+            made = ", ".join(f"{k}={_written(v)}" for k, v in node.constructor.items())
+            cls.init.append(f"self.{name} = {op.module.__name__}({made})")
+        plain = len(args) - len(node.roles)
+        call = args[:plain] + [f"{r}={a}" for r, a in zip(node.roles, args[plain:], strict=True)]
+        masked = self._masked(node)
+        cls.mask |= masked
+        left = ", ".join(outs)
+        extra = [r for r in op.returns if r in ("aux", "stats")]
+        if extra:
+            cls.extras = True
+            left = ", ".join([left, *(f"{r}_{name}" for r in extra)])
+        given = ", ".join([*call, "mask=mask"] if masked else call)
+        cls.forward.append(f"{left} = self.{name}({given}){note}")
+        if "aux" in extra:
+            cls.forward.append(f"aux = aux + aux_{name}")
+        if "stats" in extra:
+            cls.forward.append(f"stats.append(stats_{name})")
+            cls.updates.append(f"self.{name}")
+        if op.state:
+            index = len(cls.states)
+            cls.states.append(f"self.{name}.init_state(batch, length)")
+            cls.step.append(
+                f"{left}, s{index} = self.{name}.step({', '.join(call)}, state[{index}])"
+            )
+        else:
+            cls.step.append(f"{left} = self.{name}({', '.join(call)})")
+
+    @staticmethod
+    def _inline(node: GraphNode, op: Op | None, args: Sequence[str]) -> str:
+        if node.op == "fold":
+            return f"{args[0]}.flatten(0, 1)"
+        if node.op == "unfold":
+            return f"{args[0]}.unflatten(0, (-1, {int(node.constructor['count'])}))"
+        assert op is not None
+        assert op.inline is not None
+        return op.inline(args, node.args)
+
+    def _loop(
+        self,
+        cls: _Class,
+        loop: Loop,
+        env: dict[tuple[int, int], str],
+        used: set[str],
+        dying: set[tuple[int, int]],
+    ) -> None:
+        block = self._block(loop)
+        entry = nodes_of(loop.copies[0])[0].inputs[0]
+        leave = nodes_of(loop.copies[-1])[-1]
+        before = env[entry]
+        name = self._target(cls, before, env, dying)
+        env[(leave.id, 0)] = name
+        dying.discard((leave.id, 0))
+        attribute = self._attribute({}, used, "blocks", f"loop{leave.id}")
+        count = len(loop.copies)
+        cls.init.append(f"self.{attribute} = nn.ModuleList({block.name}() for _ in range({count}))")
+        cls.mask |= block.mask
+        if before != name:
+            cls.forward.append(f"{name} = {before}")
+            cls.step.append(f"{name} = {before}")
+        given = f"{name}, mask" if block.mask else name
+        kind = f"  # {leave.type}"
+        cls.forward.append(f"for block in self.{attribute}:{kind}")
+        if block.extras:
+            cls.extras = True
+            cls.forward.append(f"    {name}, more, found = block.forward_aux({given})")
+            cls.forward.append("    aux = aux + more")
+            cls.forward.append("    stats.append(found)")
+            cls.updates.append(f"*self.{attribute}")
+        else:
+            cls.forward.append(f"    {name} = block({given})")
+        if self.decodes:
+            index = len(cls.states)
+            cls.states.append(f"[b.init_state(batch, length) for b in self.{attribute}]")
+            cls.step.append(f"s{index} = []")
+            cls.step.append(f"for block, before in zip(self.{attribute}, state[{index}]):")
+            cls.step.append(f"    {name}, after = block.step({name}, before)")
+            cls.step.append(f"    s{index}.append(after)")
+
+    def _block(self, loop: Loop) -> _Class:
+        key = tuple(_shape_key(p) for p in loop.copies[0])
+        if key not in self.classes:
+            number = len(self.classes) + 1
+            cls = _Class("Block" if number == 1 else f"Block{number}", ("x",))
+            self.classes[key] = cls
+            entry = nodes_of(loop.copies[0])[0].inputs[0]
+            result = self.write(cls, loop.copies[0], {entry: "x"})
+            self.blocks.append(self.text(cls, result))
+        return self.classes[key]
+
+    # -- text --------------------------------------------------------------------------------
+
+    def text(self, cls: _Class, result: str) -> str:
+        """The class as source."""
+        lines = [f"class {cls.name}(nn.Module):", "    def __init__(self) -> None:"]
+        lines += ["        super().__init__()", *(f"        {s}" for s in cls.init), ""]
+        heads = [f"{n}: Tensor" for n in cls.inputs]
+        if cls.mask and cls.name != "Model":
+            heads.append("mask: Tensor")
+        head, names = ", ".join(heads), ", ".join(h.split(":")[0] for h in heads)
+        several = "," in result
+        y_type = "tuple[Tensor, ...]" if several else "Tensor"
+        body = [*self._mask_lines(cls), *cls.forward]
+        model = cls.name == "Model"
+        if cls.extras:
+            if model:
+                lines += [f"    def forward(self, {head}) -> {y_type}:"]
+                lines += [f"        return self.forward_aux({names})[0]", ""]
+            lines += [f"    def forward_aux(self, {head}) -> tuple[{y_type}, Tensor, list]:"]
+            lines += [f"        aux, stats = {self._zero(cls)}, []"]
+            lines += [f"        {s}" for s in body]
+            lines += [f"        return {f'({result})' if several else result}, aux, stats", ""]
+            lines += ["    def update(self, stats: list) -> None:"]
+            lines += self._update_lines(cls)
+        else:
+            lines += [f"    def forward(self, {head}) -> {y_type}:"]
+            lines += [f"        {s}" for s in body] + [f"        return {result}", ""]
+            if model:
+                lines += [f"    def forward_aux(self, {head}) -> tuple[{y_type}, float, list]:"]
+                lines += [f"        return self.forward({names}), 0.0, []", ""]
+                lines += ["    def update(self, stats: list) -> None:"]
+                lines += ['        """No op of this model keeps running statistics."""', ""]
+        if self.decodes:
+            lines += self._decode_lines(cls, result)
+        return "\n".join(lines).rstrip() + "\n"
+
+    @staticmethod
+    def _zero(cls: _Class) -> str:
+        return f"{cls.inputs[0]}.new_zeros((), dtype=torch.float32)"
+
+    def _mask_lines(self, cls: _Class) -> list[str]:
+        if cls.name != "Model" or not cls.mask:
+            return []
+        for node in self.graph.input_nodes:
+            if node.type.may_pad:
+                name = str(node.args["name"])
+                if node.type.kind == "tokens":
+                    return [f"mask = {name} != 0"]
+                return [f"mask = {name}.ne(0).any(-1)"]
+        raise AssertionError("an op wants a mask, but no input may be padded")
+
+    @staticmethod
+    def _update_lines(cls: _Class) -> list[str]:
+        if not cls.updates:
+            return ['        """No op of this model keeps running statistics."""', ""]
+        uses: dict[str, list[int]] = {}
+        for i, owner in enumerate(cls.updates):
+            uses.setdefault(owner, []).append(i)
+        lines = []
+        for owner, places in uses.items():
+            if owner.startswith("*"):
+                lines.append(f"        for block, found in zip({owner[1:]}, stats[{places[0]}]):")
+                lines.append("            block.update(found)")
+            elif len(places) == 1:
+                lines.append(f"        {owner}.update(stats[{places[0]}])")
+            else:  # one module used several times: its statistics are averaged first
+                found = ", ".join(f"stats[{i}]" for i in places)
+                lines.append(f"        found = zip({found})")
+                lines.append(
+                    f"        {owner}.update(tuple(torch.stack(s).mean(0) for s in found))"
+                )
+        return [*lines, ""]
+
+    @staticmethod
+    def _decode_lines(cls: _Class, result: str) -> list[str]:
+        states = ", ".join(cls.states)
+        after = ", ".join(f"s{i}" for i in range(len(cls.states)))
+        return [
+            "    def init_state(self, batch: int, length: int) -> list:",
+            f"        return [{states}]",
+            "",
+            f"    def step(self, {cls.inputs[0]}: Tensor, state: list) -> tuple[Tensor, list]:",
+            *(f"        {s}" for s in cls.step),
+            f"        return {result}, [{after}]",
+            "",
+        ]
+
+
+def _shape_key(part: Part) -> object:
+    if isinstance(part, Loop):
+        return (len(part.copies), *(_shape_key(p) for p in part.copies[0]))
+    return part.key
+
+
+def _decodes(table: Mapping[str, Op], graph: Graph) -> bool:
+    """Whether `step` has a meaning: one causal token stream from end to end."""
+    inputs = graph.input_nodes
+    if len(inputs) != 1 or inputs[0].type.kind not in ("tokens", "seq") or inputs[0].type.may_pad:
+        return False
+    length = inputs[0].type.length
+    for node in graph.nodes:
+        if node.op != "input" and (node.op not in table or not node.causal or node.roles):
+            return False
+        if {"aux", "stats"} & set(table[node.op].returns if node.op in table else ()):
+            return False
+        if any(t.kind not in ("tokens", "seq") or t.length != length for t in node.types):
+            return False
+    return True
+
+
+def _header(text: str, hash_: str, totals: Totals, graph: Graph) -> str:
+    plain = re.sub(r"[^\x20-\x7e]", "?", text.replace("\n", " "))
+    wrapped = textwrap.wrap(plain, 94, break_long_words=True, break_on_hyphens=False)
+    inputs = ", ".join(f"{n.args['name']}: {n.type}" for n in graph.input_nodes)
+    facts = f"{totals.params:,} parameters, {totals.flops:,} FLOPs forward for one sample"
+    lines = ["An architecture as one file; it needs torch and nothing else.", ""]
+    lines += [f"    {line}" for line in wrapped]
+    lines += ["", f"id {hash_}: {inputs} -> {graph.output_type}; {facts}.", "Not written by hand."]
+    return "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def _library(table: Mapping[str, Op], graph: Graph) -> list[str]:
+    """The sources that the graph's ops need, each once."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        op = table.get(node.op)
+        if op is None or op.inline is not None:
+            continue
+        for thing in (*op.uses, op.module):
+            found.setdefault(thing.__name__, source_of(thing))
+    return list(found.values())
+
+
+def emit(table: Mapping[str, Op], graph: Graph, text: str, hash_: str, totals: Totals) -> str:
+    """The graph as the source of one file whose class `Model` is built without arguments."""
+    emitter = _Emitter(table, graph)
+    names = {(n.id, 0): str(n.args["name"]) for n in graph.input_nodes}
+    for name in names.values():
+        assert name.isidentifier(), name
+    model = _Class("Model", tuple(names.values()))
+    result = emitter.write(model, parts(graph), dict(names))
+    body = emitter.text(model, result)
+    chunks = [_header(text, hash_, totals, graph), IMPORTS]
+    chunks += [f"\n{source}" for source in [*_library(table, graph), *emitter.blocks, body]]
+    return "\n".join(chunks)

@@ -1,0 +1,189 @@
+"""Typing: the algebra that proves a sentence while it is derived.
+
+A value is a `Ref`, one output of a `Term`; terms link to their inputs and never change, so the value
+that flows *is* the typed graph so far. No tensor exists yet.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from einspace.interface import Interface
+from grammar.ast import Node
+from grammar.domain import Scalar, Signature
+from grammar.errors import SpaceError
+from grammar.walk import Applied, Infeasible, Site, refuse
+from ops.spec import Cost, Mismatch, Op, TensorType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One op applied: `types` are its outputs, `inputs` the refs it reads (x first), `roles` the
+    names of the further inputs among them."""
+
+    op: str
+    args: Mapping[str, Scalar] = field(default_factory=dict)
+    constructor: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple["Ref", ...] = ()
+    roles: tuple[str, ...] = ()
+    types: tuple[TensorType, ...] = ()
+    module: str = ""
+    cost: Cost = field(default_factory=Cost)
+    causal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Output `port` of a term."""
+
+    term: Term
+    port: int = 0
+
+    @property
+    def type(self) -> TensorType:
+        return self.term.types[self.port]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a finished sentence gives: one ref, or several by name."""
+
+    refs: tuple[Ref, ...]
+    names: tuple[str, ...] = ()
+
+
+def kind_of(value: object) -> str:
+    """The type of a value, as it is shown to the user."""
+    if isinstance(value, tuple):
+        return f"tuple({','.join(map(kind_of, value))})"
+    return str(value.type) if isinstance(value, Ref) else "nothing"
+
+
+class Typing:
+    """`Algebra` over an op table, for one task interface. Holds no state of a derivation."""
+
+    def __init__(self, table: Mapping[str, Op], interface: Interface) -> None:
+        self.table, self.interface = table, interface
+        self._signatures = {name: op.signature for name, op in table.items()}
+        self._inputs = {
+            name: Ref(Term("input", {"name": name}, types=(kind,), module=name))
+            for name, kind in interface.inputs.items()
+        }
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        return self._signatures
+
+    def inputs(self) -> Mapping[str, object]:
+        return self._inputs
+
+    def apply(
+        self,
+        op: str,
+        params: Mapping[str, Scalar],
+        values: Sequence[object],
+        inputs: Mapping[str, object],
+        site: Site,
+    ) -> Applied:
+        row = self.table[op]
+        xs = [self._one(v, op, site) for v in values]
+        extra = {n: self._one(v, op, site) for n, v in inputs.items()}
+        given: dict[str, Any] = {**params, **self._context(row, site)}
+        types = [x.type for x in xs]
+        extras = [extra[i.name].type if i.name in extra else None for i in row.inputs]
+        try:
+            self._masks(row, types)
+            out = row.shape(*types, *extras, **given)
+            constructor = row.init(*types, **given)
+            cost = row.cost(*types, *extras, **given)
+            causal = row.is_causal(*types, **given)
+        except Mismatch as wrong:
+            place: Node = site.params.get(wrong.param or "", site.node)
+            flow = "" if not types else f" (input {', '.join(map(str, types))})"
+            raise Infeasible(
+                SpaceError(f"{wrong.reason} of '{op}'{flow}", span=place.span, hint=wrong.hint)
+            ) from None
+        if self.interface.causal and not causal:
+            raise refuse(
+                f"'{op}' sees later tokens, and the task is causal",
+                site.node,
+                "add the flag causal" if "causal" in row.params else "take a causal op",
+            )
+        outs = out if isinstance(out, tuple) else (out,)
+        refs = (*xs, *extra.values())
+        term = Term(op, params, constructor, refs, tuple(extra), outs, site.module, cost, causal)
+        made = tuple(Ref(term, i) for i in range(len(outs)))
+        value = made if isinstance(out, tuple) else made[0]
+        return Applied(value, cost.params, cost.flops, constructor)
+
+    def _one(self, value: object, op: str, site: Site) -> Ref:
+        if isinstance(value, Ref):
+            return value
+        if isinstance(value, tuple):
+            raise refuse(
+                f"'{op}' needs one value, got {kind_of(value)}",
+                site.node,
+                "map it with each(...), or reduce it with add, mul, cat or dot",
+            )
+        names = ", ".join(f"@{n}" for n in self.interface.inputs)
+        raise refuse(f"nothing flows into '{op}'", site.node, f"start with one of {names}")
+
+    def _context(self, row: Op, site: Site) -> dict[str, Any]:
+        known = {
+            "target": self.interface.target,
+            "layer": site.layer,
+            "seed": zlib.crc32(site.module.encode()),
+        }
+        return {name: known[name] for name in row.needs}
+
+    @staticmethod
+    def _masks(row: Op, types: Sequence[TensorType]) -> None:
+        if row.mask == "none" and any(t.may_pad for t in types):
+            raise Mismatch("padded input has no meaning", hint="this op knows no mask")
+
+    def export(self, value: object, name: str, site: Site) -> object:
+        if isinstance(value, Ref) and value.term.op in self.table:
+            row = self.table[value.term.op]
+            known = row.signature.exports
+            if name in known:
+                return Ref(value.term, 1 + known.index(name))
+            raise refuse(
+                f"'{row.name}' exports no '{name}'",
+                site.node,
+                f"it exports: {', '.join(known)}" if known else "it exports nothing",
+            )
+        raise refuse(f"this value has no export '{name}'", site.node)
+
+    def fold(self, value: object, site: Site) -> object:
+        if not isinstance(value, Ref) or value.type.kind != "items":
+            raise refuse(f"'items' needs items[N;type], got {kind_of(value)}", site.node)
+        inner = value.type.items[0]
+        return Ref(Term("fold", {}, {}, (value,), (), (inner,), site.module, Cost(), True))
+
+    def unfold(self, value: object, outer: object, site: Site) -> object:
+        inner = self._one(value, "items", site)
+        assert isinstance(outer, Ref)
+        count = outer.type.shape[0]
+        kind = TensorType("items", (count,), (inner.type,))
+        if inner.type.kind == "vec":
+            kind = TensorType("seq", (count, inner.type.dim))
+        made = {"count": count}
+        return Ref(Term("unfold", made, made, (inner,), (), (kind,), site.module, Cost(), False))
+
+    def finish(self, value: object, site: Site) -> object:
+        if isinstance(value, dict):
+            refs = {n: self._one(v, "outputs", site) for n, v in value.items()}
+            wanted = self.interface.outputs
+            if wanted and set(wanted) != set(refs):
+                raise refuse(f"the task's outputs are {', '.join(wanted)}", site.node)
+            return Outputs(tuple(refs.values()), tuple(refs))
+        refs_out = value if isinstance(value, tuple) else (value,)
+        target = self.interface.target
+        if target is None:
+            return Outputs(tuple(self._one(v, "the end", site) for v in refs_out))
+        ref = self._one(value, "the end", site)
+        if (ref.type.kind, ref.type.shape) != (target.kind, target.shape):
+            hint = "end with head" if ref.term.op != "head" else ""
+            raise refuse(f"the task wants {target}, this gives {ref.type}", site.node, hint)
+        return Outputs((ref,))

@@ -1,0 +1,583 @@
+"""The walk: the one place that says what the language means.
+
+`derivations` walks a sentence from left to right, asks a `Chooser` at every choice and an `Algebra`
+what each op does to the value that flows. Where an op does not fit, the walk goes back to the last
+choice and takes another alternative: every part is a generator of its possible results, and
+values are immutable, so going back only drops them. Sampling, replay, enumeration, mutation and
+building from a closed text differ in nothing but the chooser.
+
+Two paths run along: the *address* of a choice (what the trace is keyed by) and the path of the
+*module* (which weights are meant). `fix`, `same` and rule arguments share addresses; `let` and
+`tied` share both.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from grammar.ast import (
+    Arg,
+    Bind,
+    Call,
+    Choice,
+    Decl,
+    Expr,
+    Name,
+    Node,
+    Repeat,
+    Seq,
+    Space,
+    Sum,
+    Value,
+    seq,
+    total,
+)
+from grammar.errors import SpaceError
+from grammar.forms import FORMS
+from grammar.values import Values
+from grammar.walk import (
+    Algebra,
+    Chooser,
+    Derivation,
+    Infeasible,
+    Limits,
+    Site,
+    refuse,
+)
+
+MAX_REFUSALS = 3_000
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A named value and the name it has in the closed sentence."""
+
+    value: object
+    closed: str
+
+
+Scope = Mapping[str, "Label | tuple[Label, ...]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """An argument: the caller's text with the caller's names; derived once a call."""
+
+    body: Expr
+    place: "Place"
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the walk stands."""
+
+    address: str = ""
+    module: str = ""
+    env: Mapping[str, Closure] = None  # type: ignore[assignment]  # set by `Walk.start`
+    depth: int = 0
+
+    def at(self, part: str | int) -> "Place":
+        return replace(self, address=f"{self.address}/{part}", module=f"{self.module}/{part}")
+
+    def copy(self, index: int) -> "Place":
+        mark = f"[{index}]"
+        return replace(self, address=self.address + mark, module=self.module + mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One possible result of a part: its closed text, its value and the names visible after it."""
+
+    expr: Expr
+    value: object
+    scope: Scope
+
+
+class GaveUp(Exception):
+    """More refusals than a single draw may meet; the caller may draw again."""
+
+
+def _shared(path: str) -> str:
+    """`path` without the index of the innermost copy: where `same` and `tied` meet."""
+    return re.sub(r"\[\d+\](?!.*\[)", "[=]", path)
+
+
+class Walk(Values):
+    """One derivation in progress. Its dictionaries are undone when a generator is resumed."""
+
+    def __init__(self, space: Space, chooser: Chooser, algebra: Algebra, limits: Limits) -> None:
+        super().__init__(space, chooser)
+        self.algebra, self.limits = algebra, limits
+        self.signatures = algebra.signatures
+        self.modules: dict[str, object] = {}
+        self.lets: dict[str, Expr] = {}
+        self.layers: dict[str, int] = {}
+        self.nodes = self.params = self.flops = self.refusals = 0
+        self.furthest: tuple[int, SpaceError] | None = None
+
+    # -- entry -------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[Derivation]:
+        """All derivations in the chooser's order."""
+        start, place = self.sentence(), Place(env={})
+        values = self.algebra.inputs()
+        scope = {name: Label(value, name) for name, value in values.items()}
+        incoming = next(iter(values.values())) if len(values) == 1 else None
+        for step in self.walk(start, place, incoming, scope):
+            try:
+                value = self.algebra.finish(step.value, Site("", 0, start))
+            except Infeasible as error:
+                self.note(error)
+                continue
+            lets = tuple(Decl("let", n, None, body) for n, body in self.lets.items())
+            yield Derivation(
+                Space(lets, step.expr),
+                dict(self.trace),
+                value,
+                self.log_prob,
+                self.nodes,
+                self.params,
+                self.flops,
+                self.refusals,
+            )
+
+    def note(self, error: Infeasible) -> None:
+        """Keep the refusal that came furthest: it is what the user is told if nothing fits."""
+        self.refusals += 1
+        if self.furthest is None or self.nodes > self.furthest[0]:
+            self.furthest = (self.nodes, error.error)
+        if self.refusals > MAX_REFUSALS:
+            raise GaveUp
+
+    # -- dispatch ----------------------------------------------------------------------------
+
+    def walk(self, expr: Expr, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+        match expr:
+            case Seq(items):
+                yield from self._sequence(expr, items, place, x, scope)
+            case Sum(items):
+                yield from self._sum(expr, items, place, x, scope)
+            case Choice(alts):
+                for i in self.pick(place.address, expr):
+                    inner = place.at(f"|{i}")
+                    for step in self.walk(alts[i].body, inner, x, scope):
+                        yield Step(step.expr, step.value, self._leave(scope, step.scope))
+            case Repeat(body, count):
+                for n in self.counts(count, place):
+                    yield from self._copies(body, place, x, scope, n)
+            case Bind(body, name):
+                for step in self.walk(body, place, x, scope):
+                    closed = f"{name}@{place.module}"
+                    label = Label(step.value, closed)
+                    yield Step(Bind(step.expr, closed), step.value, {**step.scope, name: label})
+            case Value():
+                yield from self._attempt(lambda: self._value(expr, scope))
+            case Name(name):
+                yield from self._call(Call(name, (), span=expr.span), place, x, scope)
+            case Call():
+                yield from self._call(expr, place, x, scope)
+            case _:
+                yield from self._attempt(lambda: self._not_a_part(expr))
+
+    def _attempt(self, make: Callable[[], Step]) -> Iterator[Step]:
+        try:
+            step = make()
+        except Infeasible as error:
+            self.note(error)
+            return
+        yield from self._counted(step)
+
+    def _counted(self, step: Step) -> Iterator[Step]:
+        if self.nodes >= self.limits.nodes:
+            self.note(refuse(f"more than {self.limits.nodes} nodes after expansion", step.expr))
+            return
+        self.nodes += 1
+        yield step
+        self.nodes -= 1
+
+    @staticmethod
+    def _not_a_part(expr: Expr) -> Step:
+        raise refuse("a number, range, list or text is not a part of an architecture", expr)
+
+    @staticmethod
+    def _leave(before: Scope, after: Scope) -> Scope:
+        """Names bound inside a choice stay in it."""
+        return before
+
+    # -- sequence, sum, repeats --------------------------------------------------------------
+
+    def _chain(
+        self, makers: Sequence[Callable[[Step | None], Iterator[Step]]]
+    ) -> Iterator[list[Step]]:
+        """All ways to make the parts one after the other, without recursion over their number."""
+        done: list[Step] = []
+        walks = [makers[0](None)]
+        while walks:
+            step = next(walks[-1], None)
+            if step is None:
+                walks.pop()
+                if done:
+                    done.pop()
+                continue
+            done.append(step)
+            if len(done) == len(makers):
+                yield list(done)
+                done.pop()
+            else:
+                walks.append(makers[len(done)](step))
+
+    def _sequence(
+        self, expr: Expr, items: Sequence[Expr], place: Place, x: object, scope: Scope
+    ) -> Iterator[Step]:
+        def maker(i: int) -> Callable[[Step | None], Iterator[Step]]:
+            return lambda before: self.walk(
+                items[i],
+                place.at(i),
+                before.value if before else x,
+                before.scope if before else scope,
+            )
+
+        for steps in self._chain([maker(i) for i in range(len(items))]):
+            closed = seq([s.expr for s in steps], span=expr.span)
+            yield Step(closed, steps[-1].value, steps[-1].scope)
+
+    def _branches(
+        self, items: Sequence[Expr], place: Place, xs: Sequence[object], scope: Scope, copies: bool
+    ) -> Iterator[list[Step]]:
+        """`items[i]` on `xs[i]`, names flowing from one to the next."""
+
+        def maker(i: int) -> Callable[[Step | None], Iterator[Step]]:
+            spot = place.copy(i) if copies else place.at(i)
+            return lambda before: self.walk(
+                items[i], spot, xs[i], before.scope if before else scope
+            )
+
+        yield from self._chain([maker(i) for i in range(len(items))])
+
+    def _sum(
+        self, expr: Expr, items: Sequence[Expr], place: Place, x: object, scope: Scope
+    ) -> Iterator[Step]:
+        for steps in self._branches(items, place, [x] * len(items), scope, copies=False):
+            values = [s.value for s in steps]
+            closed = total([s.expr for s in steps], span=expr.span)
+            yield from self._op("add", {}, values, {}, expr, place, closed, steps[-1].scope)
+
+    def _copies(
+        self, body: Expr, place: Place, x: object, scope: Scope, count: int
+    ) -> Iterator[Step]:
+        def maker(i: int) -> Callable[[Step | None], Iterator[Step]]:
+            return lambda before: self.walk(
+                body, place.copy(i), before.value if before else x, scope
+            )
+
+        for steps in self._chain([maker(i) for i in range(count)]):
+            closed = seq([s.expr for s in steps], span=body.span)
+            yield Step(closed, steps[-1].value, _listed(scope, steps))
+
+    # -- names -------------------------------------------------------------------------------
+
+    def _value(self, expr: Value, scope: Scope) -> Step:
+        label = scope.get(expr.name)
+        if label is None:
+            raise refuse(f"'@{expr.name}' is not bound here", expr, "bind it first: f as name")
+        if isinstance(label, tuple):
+            return self._listed_value(expr, label, scope)
+        if expr.index is not None:
+            raise refuse(f"'@{expr.name}' is one value, not a list", expr, f"write @{expr.name}")
+        closed = replace(expr, name=label.closed)
+        if expr.field is not None:
+            value = self.algebra.export(label.value, expr.field, Site("", 0, expr))
+            return Step(closed, value, scope)
+        return Step(closed, label.value, scope)
+
+    @staticmethod
+    def _listed_value(expr: Value, labels: tuple[Label, ...], scope: Scope) -> Step:
+        if expr.index is None:
+            hint = f"write @{expr.name}[] for all, @{expr.name}[0] or @{expr.name}[-1] for one"
+            raise refuse(f"'@{expr.name}' is a list after its repeat", expr, hint)
+        if expr.index == "all":
+            parts = tuple(Arg(None, Value(label.closed)) for label in labels)
+            return Step(Call("fork", parts), tuple(label.value for label in labels), scope)
+        if not -len(labels) <= expr.index < len(labels):
+            raise refuse(f"'@{expr.name}' has {len(labels)} values", expr)
+        label = labels[expr.index]
+        return Step(Value(label.closed), label.value, scope)
+
+    def _call(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+        name = call.name
+        if name in place.env:
+            yield from self._argument(place.env[name], place, x, scope)
+        elif name in self.decls:
+            yield from self._rule(self.decls[name], call, place, x, scope)
+        elif name in FORMS and (name not in self.signatures or any(not a.name for a in call.args)):
+            yield from self._form(call, place, x, scope)
+        elif name in self.signatures:
+            yield from self._op_call(call, place, x, scope)
+        else:
+            self.note(refuse(f"'{name}' is neither an op nor a rule", call))
+
+    def _argument(self, closure: Closure, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+        spot = replace(closure.place, module=place.module, depth=place.depth)
+        for step in self.walk(closure.body, spot, x, closure.scope):
+            yield Step(step.expr, step.value, scope)
+
+    def _rule(
+        self, decl: Decl, call: Call, place: Place, x: object, scope: Scope
+    ) -> Iterator[Step]:
+        if place.depth >= self.limits.depth:
+            self.note(refuse(f"rules nest deeper than {self.limits.depth}", call))
+            return
+        spot = replace(place.at(decl.name), depth=place.depth + 1)
+        given = {a.name: a.value for a in call.args}
+        env = {}
+        for param in decl.params or ():
+            text = given.get(param.name, param.default)
+            if text is None:
+                self.note(refuse(f"'{decl.name}' needs {param.name}=", call))
+                return
+            origin = replace(place, address=f"{spot.address}:{param.name}")
+            env[param.name] = Closure(text, origin, scope)
+        spot = replace(spot, env=env)
+        if decl.kind == "let":
+            yield from self._let(decl.name, decl.body, spot, x, scope)
+            return
+        if decl.kind == "fix":
+            spot = replace(spot, address=f"fix:{decl.name}")
+        for step in self.walk(decl.body, spot, x, scope):
+            yield Step(step.expr, step.value, scope)
+
+    def _let(self, name: str, body: Expr, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+        """One choice and one module wherever it is used."""
+        spot = replace(place, address=f"let:{name}", module=f"let:{name}")
+        for step in self.walk(body, spot, x, scope):
+            known = self.lets.get(name)
+            self.lets[name] = step.expr
+            yield Step(Name(name), step.value, scope)
+            if known is None:
+                del self.lets[name]
+            else:
+                self.lets[name] = known
+
+    # -- forms -------------------------------------------------------------------------------
+
+    def _form(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+        args = [a.value for a in call.args if a.name is None]
+        name = call.name
+        if name in self.signatures:  # add mul cat dot with arguments
+            for steps in self._branches(args, place, [x] * len(args), scope, copies=False):
+                rest = replace(call, args=tuple(a for a in call.args if a.name))
+                values = tuple(s.value for s in steps)
+                last = steps[-1].scope
+                for step in self._op_call(rest, place, values, last):
+                    inner = tuple(Arg(None, s.expr) for s in steps)
+                    kept = step.expr.args if isinstance(step.expr, Call) else ()
+                    yield Step(Call(name, inner + kept, span=call.span), step.value, last)
+        elif name == "outputs":
+            yield from self._outputs(call, place, x, scope)
+        elif name == "residual":
+            for step in self.walk(args[0], place.at("f"), x, scope):
+                closed = Call("residual", (Arg(None, step.expr),), span=call.span)
+                values = [x, step.value]
+                yield from self._op("add", {}, values, {}, call, place, closed, step.scope)
+        elif name == "fork":
+            for steps in self._branches(args, place, [x] * len(args), scope, copies=False):
+                closed = Call("fork", tuple(Arg(None, s.expr) for s in steps), span=call.span)
+                yield Step(closed, tuple(s.value for s in steps), steps[-1].scope)
+        elif name in ("each", "cross"):
+            yield from self._each(call, args, place, x, scope)
+        elif name == "items":
+            yield from self._items(call, args[0], place, x, scope)
+        elif name == "same":
+            spot = replace(place, address=_shared(place.address) + "/same")
+            yield from self.walk(args[0], spot, x, scope)
+        else:  # tied
+            yield from self._let(_shared(place.module) + "/tied", args[0], place, x, scope)
+
+    def _outputs(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+        args = [a.value for a in call.args]
+        for steps in self._branches(args, place, [x] * len(args), scope, copies=False):
+            names = [a.name or "" for a in call.args]
+            parts = tuple(Arg(n, s.expr) for n, s in zip(names, steps, strict=True))
+            value = dict(zip(names, (s.value for s in steps), strict=True))
+            yield Step(Call("outputs", parts, span=call.span), value, steps[-1].scope)
+
+    def _each(
+        self, call: Call, args: list[Expr], place: Place, x: object, scope: Scope
+    ) -> Iterator[Step]:
+        if not isinstance(x, tuple):
+            self.note(refuse(f"'{call.name}' needs a tuple", call, "make one with fork(a, b)"))
+            return
+        xs: tuple[object, ...] = x
+        if call.name == "cross":
+            if len(x) != 2 or not all(isinstance(side, tuple) for side in x):
+                self.note(refuse("'cross' needs a tuple of two tuples", call))
+                return
+            xs = tuple((a, b) for a in x[0] for b in x[1])
+        if len(args) not in (1, len(xs)):
+            self.note(refuse(f"'each' has {len(args)} parts for a tuple of {len(xs)}", call))
+            return
+        bodies = args * len(xs) if len(args) == 1 else args
+        for steps in self._branches(bodies, place, xs, scope, copies=True):
+            closed = tuple(Arg(None, s.expr) for s in steps)
+            if call.name == "cross":
+                if any(s.expr != steps[0].expr for s in steps):
+                    self.note(refuse("'cross' takes one part for all pairs: use same(...)", call))
+                    continue
+                closed = closed[:1]
+            visible = _listed(scope, steps) if len(args) == 1 else steps[-1].scope
+            value = tuple(s.value for s in steps)
+            yield Step(Call(call.name, closed, span=call.span), value, visible)
+
+    def _items(
+        self, call: Call, body: Expr, place: Place, x: object, scope: Scope
+    ) -> Iterator[Step]:
+        site = Site(place.module, 0, call)
+        try:
+            inner = self.algebra.fold(x, site)
+        except Infeasible as error:
+            self.note(error)
+            return
+        for step in self.walk(body, place.at("item"), inner, {}):
+            try:
+                value = self.algebra.unfold(step.value, x, site)
+            except Infeasible as error:
+                self.note(error)
+                continue
+            yield Step(Call("items", (Arg(None, step.expr),), span=call.span), value, scope)
+
+    # -- ops ---------------------------------------------------------------------------------
+
+    def _op_call(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+        signature = self.signatures[call.name]
+        try:
+            texts, sources = self.arguments(call, signature)
+        except Infeasible as error:
+            self.note(error)
+            return
+        names = list(sources)
+        flows = self._branches([sources[n] for n in names], place, [x] * len(names), scope, False)
+        for steps in flows if names else iter([[]]):
+            after = steps[-1].scope if steps else scope
+            extra = tuple(Arg(n, s.expr) for n, s in zip(names, steps, strict=True))
+            values = dict(zip(names, (s.value for s in steps), strict=True))
+            for params in self.assign(texts, signature, place):
+                given = self.closed_params(params, texts)
+                closed = (
+                    Call(call.name, extra + given, span=call.span)
+                    if extra or given
+                    else Name(call.name, span=call.span)
+                )
+                xs = x if isinstance(x, tuple) and signature.variadic else (x,)
+                yield from self._op(call.name, params, xs, values, call, place, closed, after)
+
+    def _op(
+        self,
+        name: str,
+        params: Mapping[str, object],
+        values: Sequence[object],
+        inputs: Mapping[str, object],
+        node: Node,
+        place: Place,
+        closed: Expr,
+        scope: Scope,
+    ) -> Iterator[Step]:
+        layer = self.layers.get(name, 0)
+        spans = {a.name: a for a in node.args if a.name} if isinstance(node, Call) else {}
+        module = f"{place.module}/{name}"
+        site = Site(module, layer, node, spans)
+        try:
+            applied = self.algebra.apply(name, params, values, inputs, site)  # type: ignore[arg-type]  # scalars
+            known = self.modules.get(module)
+            if known is not None and known != applied.constructor:
+                raise refuse(
+                    f"one module of '{name}' cannot be {known} and {applied.constructor}", node
+                )
+            fresh = 0 if known is not None else applied.params
+            self._afford(applied.flops, fresh, node)
+        except Infeasible as error:
+            self.note(error)
+            return
+        if known is None:
+            self.modules[module] = applied.constructor
+        self.params, self.flops = self.params + fresh, self.flops + applied.flops
+        self.layers[name] = layer + 1
+        yield from self._counted(Step(closed, applied.value, scope))
+        self.layers[name] = layer
+        self.params, self.flops = self.params - fresh, self.flops - applied.flops
+        if known is None:
+            del self.modules[module]
+
+    def _afford(self, flops: int, params: int, node: Node) -> None:
+        for what, used, limit in (
+            ("params", self.params + params, self.limits.params),
+            ("flops", self.flops + flops, self.limits.flops),
+        ):
+            if limit is not None and used > limit:
+                raise refuse(f"{what} grow to {used:,}, more than {limit:,}", node)
+
+
+def _listed(before: Scope, steps: Sequence[Step]) -> Scope:
+    """After copies: a name that each copy has bound is the list of its values."""
+    found = dict(before)
+    for name, label in steps[-1].scope.items():
+        if label is not before.get(name):
+            labels = [s.scope[name] for s in steps if name in s.scope]
+            if all(isinstance(item, Label) for item in labels):
+                found[name] = tuple(item for item in labels if isinstance(item, Label))
+    return found
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """Room for nested generators: depth is bounded by `Limits.depth` and the parser's nesting."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 15_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def derivations(
+    space: Space, chooser: Chooser, algebra: Algebra, limits: Limits | None = None
+) -> Iterator[Derivation]:
+    """All derivations in the chooser's order, lazily; at the end of none, the refusal.
+
+    Raises: SpaceError when there is no derivation, with the refusal that came furthest.
+    """
+    walk = Walk(space, chooser, algebra, limits or Limits())
+    found = False
+    with _deep():
+        for derivation in walk.run():
+            found = True
+            yield derivation
+    if not found:
+        raise walk.furthest[1] if walk.furthest else SpaceError("the space has no sentence")
+
+
+def derive(
+    space: Space,
+    chooser: Chooser,
+    algebra: Algebra,
+    limits: Limits | None = None,
+    *,
+    tries: int = 20,
+) -> tuple[Derivation, int]:
+    """The chooser's first derivation, and how many draws it took.
+
+    A draw that meets more than `MAX_REFUSALS` refusals is dropped and drawn anew.
+
+    Raises: SpaceError when nothing fits, or no draw of `tries` came through.
+    """
+    for attempt in range(1, tries + 1):
+        try:
+            return next(derivations(space, chooser, algebra, limits)), attempt
+        except GaveUp:
+            continue
+    raise SpaceError(
+        f"no architecture was found in {tries} draws of {MAX_REFUSALS:,} refusals each",
+        hint="the space hardly fits this task: loosen its budget, or its rules",
+    )
