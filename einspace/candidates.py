@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from grammar.parse import parse
-from grammar.pcfg import check_space
+from grammar.pcfg import check_space, with_values
 
 from einspace.compile import Closed
 from einspace.interface import Interface
@@ -54,10 +54,16 @@ def frame(
     max_params: int | None = None,
     max_flops: int | None = None,
     max_nodes: int | None = None,
+    values: Mapping[str, float] | None = None,
 ) -> Frame:
-    """Load and check a space: an existing path, a shipped name or inline text. Raises: SpaceError."""
+    """Load and check a space: a path, a shipped name or inline text; `values` replace `let` values.
+
+    Raises: SpaceError.
+    """
     source = space_source(space)
     tree = parse(source.text, source.name)
+    if values:
+        tree = with_values(tree, values)
     typing = Typing(table(), interface)
     check_space(tree, typing.signatures, tuple(interface.inputs))
     limits = Limits(max_nodes or 20_000, max_params, max_flops)

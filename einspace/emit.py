@@ -395,7 +395,8 @@ def _library(table: Mapping[str, Op], graph: Graph) -> list[str]:
         if op is None or op.inline is not None:
             continue
         for thing in (*op.uses, op.module):
-            found.setdefault(thing.__name__, source_of(thing))
+            text = source_of(thing)
+            found.setdefault(text, text)
     return list(found.values())
 
 

@@ -64,7 +64,7 @@ class Graph:
         for node in self.nodes:
             for index, (source, port) in enumerate(node.inputs):
                 net.add_edge(source, node.id, port=port, index=index)
-        return nx.freeze(net)  # type: ignore[no-any-return]  # networkx is untyped here
+        return nx.freeze(net)
 
     def modules(self) -> Iterator[GraphNode]:
         """The first node of each module, so that shared weights are met once."""

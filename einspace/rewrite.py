@@ -1,7 +1,7 @@
 """Rewriting: named rules repeated to a fixed point, with the graph verified after each.
 
-A rule takes a graph and returns a smaller or simpler one, or None when it does not apply. The driver
-verifies that ids, edges and output types still agree, and stops at a step limit.
+A rule takes a graph and returns a smaller or simpler one, or None when it does not apply. The
+driver verifies that ids, edges and output types still agree, and stops at a step limit.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Typing: the algebra that proves a sentence while it is derived.
 
-A value is a `Ref`, one output of a `Term`; terms link to their inputs and never change, so the value
-that flows *is* the typed graph so far. No tensor exists yet.
+A value is a `Ref`, one output of a `Term`; terms link to their inputs and never change, so the
+value that flows *is* the typed graph so far. No tensor exists yet.
 """
 
 import zlib

@@ -11,11 +11,10 @@ Two paths run along: the *address* of a choice (what the trace is keyed by) and 
 `tied` share both.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from grammar.ast import (
     Arg,
@@ -36,7 +35,8 @@ from grammar.ast import (
 )
 from grammar.errors import SpaceError
 from grammar.forms import FORMS
-from grammar.values import Values
+from grammar.parts import Closure, Label, Place, Scope, Step, listed
+from grammar.structure import Structure
 from grammar.walk import (
     Algebra,
     Chooser,
@@ -50,62 +50,11 @@ from grammar.walk import (
 MAX_REFUSALS = 3_000
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A named value and the name it has in the closed sentence."""
-
-    value: object
-    closed: str
-
-
-Scope = Mapping[str, "Label | tuple[Label, ...]"]
-
-
-@dataclass(frozen=True, slots=True)
-class Closure:
-    """An argument: the caller's text with the caller's names; derived once a call."""
-
-    body: Expr
-    place: "Place"
-    scope: Scope
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the walk stands."""
-
-    address: str = ""
-    module: str = ""
-    env: Mapping[str, Closure] = None  # type: ignore[assignment]  # set by `Walk.start`
-    depth: int = 0
-
-    def at(self, part: str | int) -> "Place":
-        return replace(self, address=f"{self.address}/{part}", module=f"{self.module}/{part}")
-
-    def copy(self, index: int) -> "Place":
-        mark = f"[{index}]"
-        return replace(self, address=self.address + mark, module=self.module + mark)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One possible result of a part: its closed text, its value and the names visible after it."""
-
-    expr: Expr
-    value: object
-    scope: Scope
-
-
 class GaveUp(Exception):
     """More refusals than a single draw may meet; the caller may draw again."""
 
 
-def _shared(path: str) -> str:
-    """`path` without the index of the innermost copy: where `same` and `tied` meet."""
-    return re.sub(r"\[\d+\](?!.*\[)", "[=]", path)
-
-
-class Walk(Values):
+class Walk(Structure):
     """One derivation in progress. Its dictionaries are undone when a generator is resumed."""
 
     def __init__(self, space: Space, chooser: Chooser, algebra: Algebra, limits: Limits) -> None:
@@ -209,26 +158,6 @@ class Walk(Values):
 
     # -- sequence, sum, repeats --------------------------------------------------------------
 
-    def _chain(
-        self, makers: Sequence[Callable[[Step | None], Iterator[Step]]]
-    ) -> Iterator[list[Step]]:
-        """All ways to make the parts one after the other, without recursion over their number."""
-        done: list[Step] = []
-        walks = [makers[0](None)]
-        while walks:
-            step = next(walks[-1], None)
-            if step is None:
-                walks.pop()
-                if done:
-                    done.pop()
-                continue
-            done.append(step)
-            if len(done) == len(makers):
-                yield list(done)
-                done.pop()
-            else:
-                walks.append(makers[len(done)](step))
-
     def _sequence(
         self, expr: Expr, items: Sequence[Expr], place: Place, x: object, scope: Scope
     ) -> Iterator[Step]:
@@ -240,30 +169,17 @@ class Walk(Values):
                 before.scope if before else scope,
             )
 
-        for steps in self._chain([maker(i) for i in range(len(items))]):
+        for steps in self.chain([maker(i) for i in range(len(items))]):
             closed = seq([s.expr for s in steps], span=expr.span)
             yield Step(closed, steps[-1].value, steps[-1].scope)
-
-    def _branches(
-        self, items: Sequence[Expr], place: Place, xs: Sequence[object], scope: Scope, copies: bool
-    ) -> Iterator[list[Step]]:
-        """`items[i]` on `xs[i]`, names flowing from one to the next."""
-
-        def maker(i: int) -> Callable[[Step | None], Iterator[Step]]:
-            spot = place.copy(i) if copies else place.at(i)
-            return lambda before: self.walk(
-                items[i], spot, xs[i], before.scope if before else scope
-            )
-
-        yield from self._chain([maker(i) for i in range(len(items))])
 
     def _sum(
         self, expr: Expr, items: Sequence[Expr], place: Place, x: object, scope: Scope
     ) -> Iterator[Step]:
-        for steps in self._branches(items, place, [x] * len(items), scope, copies=False):
+        for steps in self.branches(items, place, [x] * len(items), scope, copies=False):
             values = [s.value for s in steps]
             closed = total([s.expr for s in steps], span=expr.span)
-            yield from self._op("add", {}, values, {}, expr, place, closed, steps[-1].scope)
+            yield from self.op("add", {}, values, {}, expr, place, closed, steps[-1].scope)
 
     def _copies(
         self, body: Expr, place: Place, x: object, scope: Scope, count: int
@@ -273,9 +189,9 @@ class Walk(Values):
                 body, place.copy(i), before.value if before else x, scope
             )
 
-        for steps in self._chain([maker(i) for i in range(count)]):
+        for steps in self.chain([maker(i) for i in range(count)]):
             closed = seq([s.expr for s in steps], span=body.span)
-            yield Step(closed, steps[-1].value, _listed(scope, steps))
+            yield Step(closed, steps[-1].value, listed(scope, steps))
 
     # -- names -------------------------------------------------------------------------------
 
@@ -313,9 +229,9 @@ class Walk(Values):
         elif name in self.decls:
             yield from self._rule(self.decls[name], call, place, x, scope)
         elif name in FORMS and (name not in self.signatures or any(not a.name for a in call.args)):
-            yield from self._form(call, place, x, scope)
+            yield from self.form(call, place, x, scope)
         elif name in self.signatures:
-            yield from self._op_call(call, place, x, scope)
+            yield from self.op_call(call, place, x, scope)
         else:
             self.note(refuse(f"'{name}' is neither an op nor a rule", call))
 
@@ -342,14 +258,14 @@ class Walk(Values):
             env[param.name] = Closure(text, origin, scope)
         spot = replace(spot, env=env)
         if decl.kind == "let":
-            yield from self._let(decl.name, decl.body, spot, x, scope)
+            yield from self.let(decl.name, decl.body, spot, x, scope)
             return
         if decl.kind == "fix":
             spot = replace(spot, address=f"fix:{decl.name}")
         for step in self.walk(decl.body, spot, x, scope):
             yield Step(step.expr, step.value, scope)
 
-    def _let(self, name: str, body: Expr, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+    def let(self, name: str, body: Expr, place: Place, x: object, scope: Scope) -> Iterator[Step]:
         """One choice and one module wherever it is used."""
         spot = replace(place, address=f"let:{name}", module=f"let:{name}")
         for step in self.walk(body, spot, x, scope):
@@ -361,96 +277,9 @@ class Walk(Values):
             else:
                 self.lets[name] = known
 
-    # -- forms -------------------------------------------------------------------------------
-
-    def _form(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
-        args = [a.value for a in call.args if a.name is None]
-        name = call.name
-        if name in self.signatures:  # add mul cat dot with arguments
-            for steps in self._branches(args, place, [x] * len(args), scope, copies=False):
-                rest = replace(call, args=tuple(a for a in call.args if a.name))
-                values = tuple(s.value for s in steps)
-                last = steps[-1].scope
-                for step in self._op_call(rest, place, values, last):
-                    inner = tuple(Arg(None, s.expr) for s in steps)
-                    kept = step.expr.args if isinstance(step.expr, Call) else ()
-                    yield Step(Call(name, inner + kept, span=call.span), step.value, last)
-        elif name == "outputs":
-            yield from self._outputs(call, place, x, scope)
-        elif name == "residual":
-            for step in self.walk(args[0], place.at("f"), x, scope):
-                closed = Call("residual", (Arg(None, step.expr),), span=call.span)
-                values = [x, step.value]
-                yield from self._op("add", {}, values, {}, call, place, closed, step.scope)
-        elif name == "fork":
-            for steps in self._branches(args, place, [x] * len(args), scope, copies=False):
-                closed = Call("fork", tuple(Arg(None, s.expr) for s in steps), span=call.span)
-                yield Step(closed, tuple(s.value for s in steps), steps[-1].scope)
-        elif name in ("each", "cross"):
-            yield from self._each(call, args, place, x, scope)
-        elif name == "items":
-            yield from self._items(call, args[0], place, x, scope)
-        elif name == "same":
-            spot = replace(place, address=_shared(place.address) + "/same")
-            yield from self.walk(args[0], spot, x, scope)
-        else:  # tied
-            yield from self._let(_shared(place.module) + "/tied", args[0], place, x, scope)
-
-    def _outputs(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
-        args = [a.value for a in call.args]
-        for steps in self._branches(args, place, [x] * len(args), scope, copies=False):
-            names = [a.name or "" for a in call.args]
-            parts = tuple(Arg(n, s.expr) for n, s in zip(names, steps, strict=True))
-            value = dict(zip(names, (s.value for s in steps), strict=True))
-            yield Step(Call("outputs", parts, span=call.span), value, steps[-1].scope)
-
-    def _each(
-        self, call: Call, args: list[Expr], place: Place, x: object, scope: Scope
-    ) -> Iterator[Step]:
-        if not isinstance(x, tuple):
-            self.note(refuse(f"'{call.name}' needs a tuple", call, "make one with fork(a, b)"))
-            return
-        xs: tuple[object, ...] = x
-        if call.name == "cross":
-            if len(x) != 2 or not all(isinstance(side, tuple) for side in x):
-                self.note(refuse("'cross' needs a tuple of two tuples", call))
-                return
-            xs = tuple((a, b) for a in x[0] for b in x[1])
-        if len(args) not in (1, len(xs)):
-            self.note(refuse(f"'each' has {len(args)} parts for a tuple of {len(xs)}", call))
-            return
-        bodies = args * len(xs) if len(args) == 1 else args
-        for steps in self._branches(bodies, place, xs, scope, copies=True):
-            closed = tuple(Arg(None, s.expr) for s in steps)
-            if call.name == "cross":
-                if any(s.expr != steps[0].expr for s in steps):
-                    self.note(refuse("'cross' takes one part for all pairs: use same(...)", call))
-                    continue
-                closed = closed[:1]
-            visible = _listed(scope, steps) if len(args) == 1 else steps[-1].scope
-            value = tuple(s.value for s in steps)
-            yield Step(Call(call.name, closed, span=call.span), value, visible)
-
-    def _items(
-        self, call: Call, body: Expr, place: Place, x: object, scope: Scope
-    ) -> Iterator[Step]:
-        site = Site(place.module, 0, call)
-        try:
-            inner = self.algebra.fold(x, site)
-        except Infeasible as error:
-            self.note(error)
-            return
-        for step in self.walk(body, place.at("item"), inner, {}):
-            try:
-                value = self.algebra.unfold(step.value, x, site)
-            except Infeasible as error:
-                self.note(error)
-                continue
-            yield Step(Call("items", (Arg(None, step.expr),), span=call.span), value, scope)
-
     # -- ops ---------------------------------------------------------------------------------
 
-    def _op_call(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
+    def op_call(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
         signature = self.signatures[call.name]
         try:
             texts, sources = self.arguments(call, signature)
@@ -458,7 +287,7 @@ class Walk(Values):
             self.note(error)
             return
         names = list(sources)
-        flows = self._branches([sources[n] for n in names], place, [x] * len(names), scope, False)
+        flows = self.branches([sources[n] for n in names], place, [x] * len(names), scope, False)
         for steps in flows if names else iter([[]]):
             after = steps[-1].scope if steps else scope
             extra = tuple(Arg(n, s.expr) for n, s in zip(names, steps, strict=True))
@@ -471,9 +300,9 @@ class Walk(Values):
                     else Name(call.name, span=call.span)
                 )
                 xs = x if isinstance(x, tuple) and signature.variadic else (x,)
-                yield from self._op(call.name, params, xs, values, call, place, closed, after)
+                yield from self.op(call.name, params, xs, values, call, place, closed, after)
 
-    def _op(
+    def op(
         self,
         name: str,
         params: Mapping[str, object],
@@ -517,17 +346,6 @@ class Walk(Values):
         ):
             if limit is not None and used > limit:
                 raise refuse(f"{what} grow to {used:,}, more than {limit:,}", node)
-
-
-def _listed(before: Scope, steps: Sequence[Step]) -> Scope:
-    """After copies: a name that each copy has bound is the list of its values."""
-    found = dict(before)
-    for name, label in steps[-1].scope.items():
-        if label is not before.get(name):
-            labels = [s.scope[name] for s in steps if name in s.scope]
-            if all(isinstance(item, Label) for item in labels):
-                found[name] = tuple(item for item in labels if isinstance(item, Label))
-    return found
 
 
 @contextmanager

@@ -9,6 +9,8 @@
 Anything else that escapes is our own mistake and keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -100,3 +102,10 @@ class StudyError(UserError):
 
 class ExportError(UserError):
     """An export folder cannot be written, loaded or verified."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known words, or all of them when none is near."""
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(words[:40])}"

@@ -7,7 +7,6 @@ value is a choice like any other.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from grammar.ast import (
     Arg,
@@ -24,6 +23,7 @@ from grammar.ast import (
 )
 from grammar.domain import REQUIRED, Domain, Flag, Int, Scalar, Signature
 from grammar.errors import SpaceError
+from grammar.parts import Place
 from grammar.pcfg import weights
 from grammar.walk import Chooser, Infeasible, refuse
 
@@ -93,12 +93,12 @@ class Values:
 
     # -- values ------------------------------------------------------------------------------
 
-    def counts(self, expr: Expr, place: Any) -> Iterator[int]:
+    def counts(self, expr: Expr, place: Place) -> Iterator[int]:
         """What a repeat's count may be."""
         for value in self.values(expr, COUNTS, replace(place, address=f"{place.address}/*")):
             yield int(value)  # type: ignore[arg-type]  # COUNTS gives int
 
-    def values(self, expr: Expr, domain: Domain, place: Any) -> Iterator[Scalar]:
+    def values(self, expr: Expr, domain: Domain, place: Place) -> Iterator[Scalar]:
         """What a text may stand for in a domain, in the chooser's order."""
         match expr:
             case Choice(alts):
@@ -192,7 +192,7 @@ class Values:
         return {n: texts[n] for n in signature.params if n in texts}, sources
 
     def assign(
-        self, texts: Mapping[str, Given], signature: Signature, place: Any
+        self, texts: Mapping[str, Given], signature: Signature, place: Place
     ) -> Iterator[dict[str, Scalar]]:
         """All fillings of the parameters, defaults included."""
         params: dict[str, Scalar] = {

@@ -114,7 +114,7 @@ class Replay:
     fresh: Chooser
 
     def pick(self, address: str, options: Sequence[int], weights: Sequence[float]) -> int:
-        known = self.trace.get(address)
+        known = self.trace.get(address, -1)
         return known if known in options else self.fresh.pick(address, options, weights)
 
 

@@ -1,0 +1,69 @@
+"""The pieces of the walk: places, steps, names and the closures of rule arguments."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from grammar.ast import Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A named value and the name it has in the closed sentence."""
+
+    value: object
+    closed: str
+
+
+Scope = Mapping[str, "Label | tuple[Label, ...]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """An argument: the caller's text with the caller's names; derived once a call."""
+
+    body: Expr
+    place: "Place"
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the walk stands."""
+
+    address: str = ""
+    module: str = ""
+    env: Mapping[str, Closure] = None  # type: ignore[assignment]  # set by `Walk.start`
+    depth: int = 0
+
+    def at(self, part: str | int) -> "Place":
+        return replace(self, address=f"{self.address}/{part}", module=f"{self.module}/{part}")
+
+    def copy(self, index: int) -> "Place":
+        mark = f"[{index}]"
+        return replace(self, address=self.address + mark, module=self.module + mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One possible result of a part: its closed text, its value and the names visible after it."""
+
+    expr: Expr
+    value: object
+    scope: Scope
+
+
+def shared(path: str) -> str:
+    """`path` without the index of the innermost copy: where `same` and `tied` meet."""
+    return re.sub(r"\[\d+\](?!.*\[)", "[=]", path)
+
+
+def listed(before: Scope, steps: Sequence[Step]) -> Scope:
+    """After copies: a name that each copy has bound is the list of its values."""
+    found = dict(before)
+    for name, label in steps[-1].scope.items():
+        if label is not before.get(name):
+            labels = [s.scope[name] for s in steps if name in s.scope]
+            if all(isinstance(item, Label) for item in labels):
+                found[name] = tuple(item for item in labels if isinstance(item, Label))
+    return found
