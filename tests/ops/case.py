@@ -111,7 +111,7 @@ class Bench:
 
     @property
     def causal(self) -> bool:
-        return self.op.is_causal(*self.case.types, *self.inputs, **self.params)
+        return self.op.is_causal(*self.case.types, **self.params)
 
     @property
     def cost(self) -> Any:
