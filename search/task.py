@@ -60,6 +60,8 @@ class Task:
     `loss(y, target)` is a scalar; `score(y, target)` gives (sum, count) of the metric over a batch
     so that splits of any size average exactly (for `bits per character`: summed bits, characters).
     `augment(x, generator)` changes a training batch. `steps_per_epoch`: None means one pass.
+    `batch(part, generator, size)` draws a training batch where rows of the part would not do.
+    `val_items`: how many leading rows of the validation part a search measures (None: all).
     """
 
     name: str
@@ -73,3 +75,5 @@ class Task:
     score: Callable[[Tensor, Tensor], tuple[float, int]]
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     steps_per_epoch: int | None = None
+    batch: Callable[[Split, torch.Generator, int], tuple[Tensor, Tensor]] | None = None
+    val_items: int | None = None

@@ -1,0 +1,38 @@
+"""The tasks: every file here that defines `TASK`; the file's name is the task's name."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from grammar.errors import StudyError
+from search.task import Task
+
+
+def names() -> tuple[str, ...]:
+    """The names of all tasks, sorted, without importing one."""
+    return tuple(sorted(info.name for info in pkgutil.iter_modules(__path__)))
+
+
+def tasks() -> Mapping[str, Task]:
+    """All tasks by name; no data is read."""
+    return MappingProxyType({name: find(name) for name in names()})
+
+
+def find(name: str) -> Task:
+    """The task of that name.
+
+    Raises: StudyError that names the nearest tasks.
+    """
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise StudyError(
+            f"there is no task {name[:60]!r}",
+            hint=f"did you mean {' or '.join(near)}?" if near else f"tasks: {', '.join(known)}",
+        )
+    task = importlib.import_module(f"{__name__}.{name}").TASK
+    assert isinstance(task, Task)
+    assert task.name == name
+    return task
