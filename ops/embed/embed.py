@@ -1,0 +1,49 @@
+"""Token embedding: each id picks its row of a table.
+
+    y_t = E[x_t]
+
+Shapes: tokens [B, T] -> y [B, T, dim]; the number of rows is the vocabulary of the input type.
+Init: E ~ N(0, 1). The ops that follow have inits made for inputs of variance 1, most sampled
+architectures hold no norm to mend another scale, and sinusoidal positions (rms 0.7) would drown
+the N(0, 0.02) of language models that normalise first.
+Cost: vocabulary * dim parameters, no matmul.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from grammar.domain import Int
+from ops.spec import Cost, Mismatch, Op, TensorType, need, seq
+
+
+class Embed(nn.Module):
+    def __init__(self, dim: int, vocab: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(vocab, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.weight)
+
+
+def _vocab(x: TensorType) -> int:
+    need(x, "tokens")
+    if x.vocab is None:
+        raise Mismatch(f"{x} has no vocabulary", hint="the task's tokens must say how many ids")
+    return x.vocab
+
+
+def _shape(x: TensorType, dim: int) -> TensorType:
+    _vocab(x)
+    return seq(x.length, dim, may_pad=x.may_pad)
+
+
+OP = Op(
+    name="embed",
+    module=Embed,
+    params={"dim": Int(1, 65536, log=True)},
+    shape=_shape,
+    init=lambda x, dim: {"dim": dim, "vocab": _vocab(x)},
+    cost=lambda x, dim: Cost(params=_vocab(x) * dim),
+    causal=True,
+)
