@@ -19,6 +19,7 @@ CASES = [
     Case(seq(21, 12), {"heads": 3, "kv_heads": 1, "causal": True, "pos": "alibi"}),
     Case(seq(21, 12, may_pad=True), {"heads": 3, "pos": "rope"}),
     Case(seq(9, 12), {"heads": 3, "kv_dim": 10}, inputs=(seq(14, 10),)),
+    Case(seq(9, 12, may_pad=True), {"heads": 6, "kv_heads": 3}, inputs=(seq(5, 12),)),
 ]
 
 
