@@ -52,6 +52,20 @@ def test_source_uses_only_what_an_export_has(op: Op) -> None:
         assert outer_names(part) <= known, f"{part.__name__} of {op.name}: list it in uses"
 
 
+@pytest.mark.parametrize("bench", {b.op.name: b for b in collect()}.values(), ids=str)
+def test_copied_source_alone_computes_the_same(bench: Bench) -> None:
+    scope: dict[str, Any] = {"torch": torch, "math": math, "nn": nn, "F": F, "Tensor": torch.Tensor}
+    for part in (*bench.op.uses, bench.op.module):
+        exec(textwrap.dedent(inspect.getsource(part)), scope)
+    torch.manual_seed(0)
+    copy = scope[bench.op.module.__name__](**bench.op.init(*bench.case.types, **bench.params))
+    data = bench.data()
+    with torch.no_grad():
+        expected = bench.values(bench.call(bench.build().eval(), data))
+        actual = bench.values(bench.call(copy.eval(), data))
+    close(tuple(actual), tuple(expected))
+
+
 @by_op
 def test_source_has_no_imports_and_no_exec(op: Op) -> None:
     for part in parts(op):
