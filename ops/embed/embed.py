@@ -3,9 +3,10 @@
     y_t = E[x_t]
 
 Shapes: tokens [B, T] -> y [B, T, dim]; the number of rows is the vocabulary of the input type.
-Init: E ~ N(0, 1). The ops that follow have inits made for inputs of variance 1, most sampled
-architectures hold no norm to mend another scale, and sinusoidal positions (rms 0.7) would drown
-the N(0, 0.02) of language models that normalise first.
+Init: E ~ N(0, 1), not the N(0, 0.02) of language models. Later ops have inits made for inputs of
+variance 1, sampled architectures often hold no norm to mend another scale, and sinusoidal positions
+(rms 0.7) drown small rows. Measured on characters, 150 steps of AdamW at 3e-3, two seeds, in nats,
+0.02 against 1: pre-norm blocks 1.90 / 1.89, with positions 2.51 / 1.96, without norms 2.72 / 2.16.
 Cost: vocabulary * dim parameters, no matmul.
 """
 
