@@ -144,8 +144,10 @@ class Bench:
         return dict(zip(self.op.returns, out, strict=True))
 
     def values(self, returned: Mapping[str, Any]) -> list[Values]:
-        """The outputs that have a type."""
-        return [v for name, v in returned.items() if name not in ("aux", "stats")]
+        """The outputs that have a type; the parts of a `y` that is several values."""
+        found = [v for name, v in returned.items() if name not in ("aux", "stats")]
+        whole = self.op.shape(*self.case.types, *self.inputs, **self.params)
+        return list(found[0]) if isinstance(whole, tuple) and len(found) == 1 else found
 
     def lengthened(self, length: int) -> "Bench":
         """The same case with another number of tokens (further inputs keep theirs)."""
