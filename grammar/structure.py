@@ -95,8 +95,8 @@ class Structure(Values):
         elif name == "residual":
             for step in self.walk(args[0], place.at("f"), x, scope):
                 closed = Call("residual", (Arg(None, step.expr),), span=call.span)
-                values = [x, step.value]
-                yield from self.op("add", {}, values, {}, call, place, closed, step.scope)
+                pair = [x, step.value]
+                yield from self.op("add", {}, pair, {}, call, place, closed, step.scope)
         elif name == "fork":
             for steps in self.branches(args, place, [x] * len(args), scope, copies=False):
                 closed = Call("fork", tuple(Arg(None, s.expr) for s in steps), span=call.span)
@@ -125,7 +125,7 @@ class Structure(Values):
         if not isinstance(x, tuple):
             self.note(refuse(f"'{call.name}' needs a tuple", call, "make one with fork(a, b)"))
             return
-        xs: Sequence[object] = x
+        xs: tuple[object, ...] = tuple(x)
         if call.name == "cross":
             if len(x) != 2 or not all(isinstance(side, tuple) for side in x):
                 self.note(refuse("'cross' needs a tuple of two tuples", call))

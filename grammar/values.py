@@ -24,8 +24,8 @@ from grammar.ast import (
 from grammar.domain import REQUIRED, Domain, Flag, Int, Scalar, Signature
 from grammar.errors import SpaceError
 from grammar.parts import Place
-from grammar.pcfg import weights
 from grammar.walk import Chooser, Infeasible, refuse
+from grammar.weights import weights
 
 COUNTS = Int(1, 20_000)
 WORDS: Mapping[str, Scalar] = {"true": True, "false": False, "none": None}
