@@ -1,9 +1,10 @@
 """Head: from what has been computed to what the task wants, by one linear map.
 
-    scores[N], vec[N]:  y = W mean_t(x_t) + b       (image: mean over H and W; vec: as it is)
+    scores[N], vec[N]:  y = W mean_t(x_t) + b       (image: mean over H and W; vec, scores: as is)
     seq[T, V]:          y_t = W x_t + b             (a language model; not tied to the embedding)
 
-Shapes: seq [B, T, D], image [B, C, H, W] or vec [B, D] -> [B, N]; seq [B, T, D] -> [B, T, V].
+Shapes: seq [B, T, D], image [B, C, H, W], vec or scores [B, D] -> [B, N];
+seq [B, T, D] -> [B, T, V] for a language model.
 Mask: the mean is over real tokens (einspace averages over features and maps tokens; not so here).
 Cost: D N + N parameters; 2 D N FLOPs, per token for a language model.
 """
@@ -56,7 +57,7 @@ def _shape(x: TensorType, bias: bool, target: TensorType | None) -> TensorType:
         raise Mismatch(
             f"head cannot make {target}", hint="head makes scores, vec or seq; end without it"
         )
-    need(x, "seq", "image", "vec")
+    need(x, "seq", "image", "vec", "scores")
     return target
 
 

@@ -13,6 +13,7 @@ CASES = [
     Case(image(3, 4, 5), target=scores(4)),
     Case(vec(7), {"bias": False}, target=scores(1)),
     Case(seq(9, 6), target=vec(5)),
+    Case(scores(3), target=scores(2)),
     Case(
         seq(9, 6),
         target=seq(9, 11),
