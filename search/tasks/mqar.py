@@ -65,7 +65,7 @@ TASK = Task(
     interface=Interface({"x": tokens(LENGTH, VOCAB)}, target=seq(LENGTH, VOCAB), causal=True),
     metric="acc",
     direction="maximize",
-    budget=Budget(epochs=6, min_epochs=3, batch=32, max_params=500_000, max_flops=32_000_000),
+    budget=Budget(epochs=6, min_epochs=3, batch=64, max_params=500_000, max_flops=16_000_000),
     load=load,
     loss=cross_entropy,
     score=accuracy,

@@ -89,7 +89,7 @@ TASK = Task(
     ),
     metric="bpc",
     direction="minimize",
-    budget=Budget(epochs=6, min_epochs=2, batch=16, max_params=1_000_000, max_flops=64_000_000),
+    budget=Budget(epochs=6, min_epochs=2, batch=16, max_params=1_000_000, max_flops=48_000_000),
     load=load,
     loss=cross_entropy,
     score=bits,

@@ -53,9 +53,12 @@ def test_the_warmed_process_has_one_thread_and_no_database(evaluator: Evaluator)
 def test_ok_reports_every_epoch_and_costs_milliseconds(evaluator: Evaluator) -> None:
     evaluator.ready()
     seen: list[tuple[int, float]] = []
-    job = _job(epochs=1)
-    assert TASK.steps_per_epoch == 20
-    result = evaluator.run(job, lambda epoch, value: bool(seen.append((epoch, value))))
+
+    def tell(epoch: int, value: float) -> bool:
+        seen.append((epoch, value))
+        return False
+
+    result = evaluator.run(_job(epochs=1), tell)
     assert result.status == "ok"
     assert seen == [(1, result.value)]
     assert result.metrics["steps"] == 20
@@ -100,9 +103,11 @@ def test_a_child_that_takes_too_long_is_a_timeout(evaluator: Evaluator) -> None:
 
 
 def test_time_spent_in_the_report_does_not_count(evaluator: Evaluator) -> None:
-    result = evaluator.run(
-        _job(epochs=3, wall_seconds=1.2), lambda epoch, value: time.sleep(0.6) is not None
-    )
+    def dawdle(epoch: int, value: float) -> bool:
+        time.sleep(0.6)
+        return False
+
+    result = evaluator.run(_job(epochs=3, wall_seconds=1.2), dawdle)
     assert result.status == "ok"
 
 

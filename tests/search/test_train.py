@@ -40,7 +40,12 @@ def _train(
 
 def test_a_small_net_learns_digits_and_says_what_it_cost() -> None:
     seen: list[tuple[int, float]] = []
-    result = _train(epochs=4, report=lambda e, v: bool(seen.append((e, v))))
+
+    def tell(epoch: int, value: float) -> bool:
+        seen.append((epoch, value))
+        return False
+
+    result = _train(epochs=4, report=tell)
     assert result.status == "ok"
     assert result.value is not None
     assert result.value > 0.85
@@ -118,7 +123,7 @@ def test_the_rate_rises_then_falls_along_a_cosine_to_zero() -> None:
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert max(rates) == 1.0
     assert rates[105] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[10:] == sorted(set(rates[10:]), reverse=True)
     assert 0 < rates[-1] < 1e-3
     assert rate(0, 1) == 1.0
 
