@@ -1,0 +1,214 @@
+"""The study: what was asked, the trials so far, and Optuna as pruner and sampler of lr and decay.
+
+One trial is one architecture, kept as one string in the trial's attributes (`nas.text`), never as
+one Optuna parameter per choice. Everything a resume needs is in the study: workers only load it.
+"""
+
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, HyperbandPruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from einspace.result import TrialRecord
+from grammar.errors import StudyError
+from search import storage as places
+from search.records import trial_record
+
+REDUCTION = 3
+LEARNING_RATE = (3e-4, 2e-2)
+WEIGHT_DECAY = (1e-5, 1e-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a search is: the first block may not change under one study name.
+
+    `seeds` are the architectures tried first, (name, text) each.
+    """
+
+    name: str
+    space: str
+    space_text: str
+    task: str
+    objective: str
+    direction: Literal["maximize", "minimize"]
+    epochs: int
+
+    min_epochs: int = 1
+    seed: int = 0
+    strategy: str = "evolution"
+    max_params: int | None = None
+    max_flops: int | None = None
+    max_nodes: int | None = None
+    seeds: tuple[tuple[str, str], ...] = ()
+
+
+class _Brackets(HyperbandPruner):
+    """Hyperband whose brackets depend on the trial's number alone, so that the same seed gives the
+    same table under another study name."""
+
+    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
+        place = binascii.crc32(str(trial.number).encode()) % self._total_trial_allocation_budget
+        for bracket, budget in enumerate(self._trial_allocation_budgets):
+            place -= budget
+            if place < 0:
+                return bracket
+        raise AssertionError("the budgets add up to their total")
+
+
+class Pruner(BasePruner):
+    """Hyperband over epochs. Not a `HyperbandPruner` itself: Optuna would then show TPE only the
+    trials of one bracket, and a learning rate is worth knowing across brackets."""
+
+    def __init__(self, min_epochs: int, epochs: int) -> None:
+        self._inner = _Brackets(min(min_epochs, epochs), epochs, REDUCTION)
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        return self._inner.prune(study, trial)
+
+
+class Sampler(BaseSampler):
+    """TPE seeded anew by (seed, trial number): a resumed study goes on as if never stopped."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._inner = TPESampler(seed=seed)
+
+    def reseed_rng(self) -> None:
+        """Nothing: the seed is set at each trial."""
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._inner = TPESampler(seed=binascii.crc32(f"{self._seed}/{trial.number}".encode()))
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._inner.after_trial(study, trial, state, values)
+
+
+class Ledger:
+    """An open study with its setup; the only object through which trials are written."""
+
+    def __init__(self, storage: BaseStorage, setup: Setup, *, shared_lock: bool) -> None:
+        self.storage, self.setup = storage, setup
+        self.folder = places.study_dir(setup.name)
+        # A journal's workers all take the same claim lock; a database's only per host.
+        self.shared_lock = shared_lock
+        self.study = optuna.load_study(
+            study_name=setup.name,
+            storage=storage,
+            sampler=Sampler(setup.seed),
+            pruner=Pruner(setup.min_epochs, setup.epochs),
+        )
+
+    def trials(self) -> list[FrozenTrial]:
+        """Optuna's trials by number; read only."""
+        return sorted(self.study.get_trials(deepcopy=False), key=lambda t: t.number)
+
+    def table(self) -> tuple[TrialRecord, ...]:
+        """The trial table by number."""
+        return tuple(trial_record(t) for t in self.trials())
+
+    def note(self, number: int, **attrs: object) -> None:
+        """Sets attributes `nas.<key>` of an unfinished trial, also of another process's."""
+        study = self.storage.get_study_id_from_name(self.setup.name)
+        trial = self.storage.get_trial_id_from_study_id_trial_number(study, number)
+        for key, value in attrs.items():
+            self.storage.set_trial_user_attr(trial, f"nas.{key}", value)
+
+    def tags(self) -> Mapping[str, str]:
+        """Versions, seed, threads, data hash, commit: how the search was run."""
+        return {k: str(v) for k, v in self.study.user_attrs.get("nas.tags", {}).items()}
+
+
+def space_sha(text: str) -> str:
+    """The first digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def create(setup: Setup, tags: Mapping[str, str], url: str | None = None) -> Ledger:
+    """Creates the study, or opens the one of this name if it asks the same.
+
+    Raises: StudyError saying what differs.
+    """
+    storage = places.open_storage(setup.name, url, create=True)
+    study = optuna.create_study(
+        study_name=setup.name, storage=storage, direction=setup.direction, load_if_exists=True
+    )
+    known = study.user_attrs.get("nas.setup")
+    if known is not None:
+        _same_question(_setup(known), setup)
+    new = json.loads(json.dumps(asdict(setup)))
+    if known != new:
+        study.set_user_attr("nas.setup", new)
+    if study.user_attrs.get("nas.tags") != dict(tags):
+        study.set_user_attr("nas.tags", dict(tags))
+    return Ledger(storage, setup, shared_lock=url is None)
+
+
+def open_ledger(name: str, url: str | None = None) -> Ledger:
+    """Opens a study. Raises: StudyError listing the known ones when there is none of this name."""
+    storage = places.open_storage(name, url)
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        raise places.unknown_study(name, places.known_studies() if url is None else names)
+    attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    if "nas.setup" not in attrs:
+        raise StudyError(
+            f"study {name!r} holds no search",
+            hint="it was made by another program, or its creation was cut off: run `search` again",
+        )
+    return Ledger(storage, _setup(attrs["nas.setup"]), shared_lock=url is None)
+
+
+def _setup(stored: Mapping[str, Any]) -> Setup:
+    known = {f.name for f in fields(Setup)}
+    values = {k: v for k, v in stored.items() if k in known}
+    seeds = tuple((str(n), str(t)) for n, t in values.pop("seeds", ()))
+    return Setup(**values, seeds=seeds)
+
+
+def _same_question(old: Setup, new: Setup) -> None:
+    pairs = [
+        (word, getattr(old, word), getattr(new, word))
+        for word in ("task", "objective", "direction", "epochs")
+    ]
+    differ = [f"{word} was {a}, now {b}" for word, a, b in pairs if a != b]
+    if old.space_text != new.space_text:
+        was, now = space_sha(old.space_text), space_sha(new.space_text)
+        differ.insert(0, f"space was {old.space} (sha {was}), now {new.space} (sha {now})")
+    if differ:
+        raise StudyError(
+            f"study {new.name!r} asks something else: {'; '.join(differ)}",
+            hint="give another --study name, or the same space, task and objective",
+        )
