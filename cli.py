@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from einspace.compile import Compiled
     from einspace.interface import Interface
+    from einspace.result import SearchRecord
     from grammar.errors import Source
+    from search.study import Setup
 
 app = typer.Typer(
     name="einspace",
@@ -282,6 +286,364 @@ def spaces(json: Json = False) -> None:
 def seeds(json: Json = False) -> None:
     """List the shipped seed architectures."""
     _list("seeds", json)
+
+
+# -- searches ------------------------------------------------------------------------------------
+
+
+def _best(record: "SearchRecord") -> dict[str, Any]:
+    from registry.tracker import run_ids, tracking_uri
+
+    found = record.best()
+    best = None
+    if found is not None:
+        ids = run_ids(tracking_uri(), record.study)
+        metrics = {**found.params, **found.metrics}
+        best = {
+            "text": found.text,
+            "value": found.value,
+            "metrics": metrics,
+            "run_id": ids.get(found.number),
+            "hash": found.hash,
+            "trial": found.number,
+        }
+    total = len(record.trials)
+    final = dict(record.final) or None
+    return {
+        "study": record.study,
+        "trials": total,
+        "status": record.counts(),
+        "best": best,
+        "final": final,
+    }
+
+
+def _print_best(facts: dict[str, Any]) -> None:
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(facts["status"].items()))
+    _say(f"study {facts['study']}: {facts['trials']} trials ({counts})")
+    if (best := facts["best"]) is not None:
+        _say(f"best validation {best['value']:.4f} (trial {best['trial']}, id {best['hash']})")
+        _say(best["text"])
+    if (final := facts["final"]) is not None:
+        _say(
+            f"test {final['metric']} {final['mean']:.4f} +- {final['deviation']:.4f} "
+            f"({len(final['seeds'])} seeds, {final['epochs']} epochs, train + validation)"
+        )
+
+
+@app.command()
+def train(
+    text: Text,
+    task: TaskOption = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: float = 3e-3,
+    weight_decay: float = 0.01,
+    seed: int = 0,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    final: Annotated[bool, typer.Option(help="train + validation, then test once")] = False,
+    json: Json = False,
+) -> None:
+    """Train one architecture on a task."""
+    from einspace.compile import compile_text
+    from einspace.library import resolve
+    from grammar.errors import SpaceError
+    from search.evaluate import Evaluator, Job
+    from search.tasks import find
+
+    source, default = resolve(text)
+    if (name := task or default) is None:
+        raise SpaceError("nothing says what to train for", hint="add --task NAME")
+    goal = find(name)
+    found = compile_text(source.text, goal.interface, source.name)
+    cores = threads or len(os.sched_getaffinity(0))
+    job = Job(
+        source=found.source,
+        seed=seed,
+        epochs=epochs or goal.budget.epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        split="final" if final else "search",
+    )
+
+    def report(epoch: int, value: float) -> bool:
+        if not json:
+            typer.echo(f"epoch {epoch}: {goal.metric} {value:.4f}", err=True)
+        return False
+
+    with Evaluator(goal, threads=cores) as evaluator:
+        result = evaluator.run(job, report)
+    facts = {
+        "task": goal.name,
+        "text": found.text,
+        "hash": found.hash,
+        "params": found.params,
+        "status": result.status,
+        "metric": goal.metric,
+        "value": result.value,
+        "split": "test" if final else "validation",
+        "metrics": dict(result.metrics),
+        "error": result.error,
+    }
+    if json:
+        return _dump(facts)
+    _say(
+        f"{result.status}: {facts['split']} {goal.metric} {result.value}, {found.params:,} parameters"
+    )
+    if result.error:
+        _say(result.error)
+
+
+@app.command()
+def search(
+    space: Text,
+    task: TaskOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="in the study, in all")] = 40,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    timeout: Annotated[float | None, typer.Option(help="seconds; starts no trial after")] = None,
+    strategy: str = "evolution",
+    seed: int = 0,
+    seed_arch: Annotated[list[str] | None, typer.Option(help="tried first")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="the highest fidelity")] = None,
+    study: Annotated[str | None, typer.Option(help="default: SPACE-TASK")] = None,
+    storage: Annotated[str | None, typer.Option(help="a database URL")] = None,
+    device: str = "cpu",
+    max_params: Count = None,
+    max_flops: Count = None,
+    max_nodes: Count = None,
+    export: Annotated[Path | None, typer.Option(help="retrain the winner, export it here")] = None,
+    force: Annotated[bool, typer.Option(help="replace what --export names")] = False,
+    json: Json = False,
+) -> None:
+    """Search a space for a task; the same command again resumes."""
+    from registry.export import check_out
+
+    from grammar.errors import StudyError
+    from search.display import Display
+    from search.launch import Plan
+    from search.launch import search as run
+
+    setup = _setup(
+        space, task, strategy, seed, seed_arch, epochs, study, (max_params, max_flops, max_nodes)
+    )
+    if export is not None:
+        check_out(export, force=force)
+    plan = Plan(trials=trials, workers=workers, timeout=timeout, device=device, storage=storage)
+    projector = _projector()
+    with Display(trials, quiet=json) as display:
+        outcome = run(setup, plan, display)
+    record = outcome.record
+    if outcome.ending.reason == "fault":
+        raise StudyError(outcome.ending.message)
+    if export is not None and outcome.ending.reason != "stopped":
+        record = _finish(setup.name, storage, export, force)
+    projector(record)
+    facts = _best(record)
+    if json:
+        return _dump(facts)
+    if outcome.ending.reason != "done":
+        _say(outcome.ending.message)
+    _print_best(facts)
+    if export is not None:
+        _say(f"exported and verified: {export}")
+
+
+def _setup(
+    space: str,
+    task: str | None,
+    strategy: str,
+    seed: int,
+    seed_arch: list[str] | None,
+    epochs: int | None,
+    study: str | None,
+    limits: tuple[float | None, ...],
+) -> "Setup":
+    """What is asked, with the task's budget where nothing is said."""
+    from einspace.library import resolve
+    from grammar.errors import SpaceError
+    from search.study import Setup
+    from search.tasks import find
+
+    source, default = resolve(space)
+    if (name := task or default) is None:
+        raise SpaceError("nothing says what to search for", hint="add --task NAME")
+    goal = find(name)
+    label = source.name.rsplit(".", 1)[0].strip("<>")
+    budget = goal.budget
+    params, flops, nodes = (None if v is None else int(v) for v in limits)
+    return Setup(
+        name=study or f"{label}-{goal.name}",
+        space=label,
+        space_text=source.text,
+        task=goal.name,
+        objective=goal.metric,
+        direction=goal.direction,
+        epochs=epochs or budget.epochs,
+        min_epochs=min(budget.min_epochs, epochs or budget.epochs),
+        seed=seed,
+        strategy=strategy,
+        max_params=params or budget.max_params,
+        max_flops=flops or budget.max_flops,
+        max_nodes=nodes,
+        seeds=tuple(
+            (Path(a).stem if "/" in a else a[:40], resolve(a)[0].text) for a in seed_arch or ()
+        ),
+    )
+
+
+def _projector() -> "Callable[[SearchRecord], None]":
+    """Projects a record to MLflow; a failure is told and never ends a search."""
+    from registry.tracker import Projector, tracking_uri
+
+    projector = Projector(tracking_uri(), lambda text: typer.echo(text, err=True))
+    return projector.push
+
+
+def _finish(name: str, storage: str | None, out: Path, force: bool) -> "SearchRecord":
+    """Retrain the winner with three seeds, read the test split once each, export and register."""
+    from registry.export import export as write
+    from registry.export import load_weights
+
+    from einspace.compile import compile_text
+    from search.final import finalise, weights_path
+    from search.records import search_record
+    from search.study import open_ledger
+    from search.tasks import find
+
+    ledger = open_ledger(name, storage)
+    final = finalise(ledger)
+    record = search_record(ledger)
+    compiled = compile_text(final.text, find(record.task).interface)
+    write(
+        compiled, load_weights(weights_path(ledger, final)), out, facts=_card(record), force=force
+    )
+    return record
+
+
+def _card(record: "SearchRecord") -> dict[str, str]:
+    final = record.final
+    return {
+        "study": record.study,
+        "task": record.task,
+        "data": record.tags.get("data", ""),
+        f"test {record.metric}": f"{final['mean']:.4f} +- {final['deviation']:.4f}",
+        "seeds": str(final["seeds"]),
+        "epochs": str(final["epochs"]),
+    }
+
+
+@app.command()
+def worker(
+    study: Runs,
+    trials: Annotated[int, typer.Option(min=1)] = 40,
+    storage: str | None = None,
+    device: str = "cpu",
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Pull trials from a study until it holds so many."""
+    from search.worker import WorkerSpec, run_worker
+
+    spec = WorkerSpec(study=study, trials=trials, storage=storage, threads=threads, device=device)
+    ending = run_worker(spec)
+    _say(f"{ending.reason}: {ending.message}")
+
+
+def _record(study: str, storage: str | None) -> "SearchRecord":
+    from search.records import search_record
+    from search.study import open_ledger
+
+    return search_record(open_ledger(study, storage))
+
+
+@app.command()
+def status(study: Runs, storage: str | None = None, json: Json = False) -> None:
+    """The trials of a study."""
+    from rich.console import Console
+
+    from search.display import trial_table
+
+    record = _record(study, storage)
+    if json:
+        return _dump(_best(record))
+    Console().print(trial_table(record.trials, record.metric))
+    _print_best(_best(record))
+
+
+@app.command()
+def best(study: Runs, storage: str | None = None, json: Json = False) -> None:
+    """The best architecture of a study."""
+    facts = _best(_record(study, storage))
+    if json:
+        return _dump(facts)
+    _print_best(facts)
+
+
+@app.command()
+def report(
+    study: Runs,
+    out: Annotated[Path, typer.Option("-o")] = Path("report.html"),
+    storage: str | None = None,
+) -> None:
+    """Write the report page of a study."""
+    from registry.report import report_page
+
+    out.write_text(report_page(_record(study, storage)), encoding="utf-8")
+    _say(f"wrote {out}")
+
+
+@app.command()
+def repair(study: Runs, storage: str | None = None) -> None:
+    """Bring MLflow up to date with the study."""
+    _projector()(_record(study, storage))
+    _say(f"MLflow shows study {study}")
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="a study, or an architecture")],
+    out: Annotated[Path, typer.Option("-o", help="the folder to write")],
+    task: TaskOption = None,
+    input: InputOption = None,
+    storage: str | None = None,
+    force: Annotated[bool, typer.Option(help="replace a non-empty folder")] = False,
+    format: Annotated[str, typer.Option(help="folder, pt2")] = "folder",
+) -> None:
+    """Write a standalone folder: model.py, weights, card. Runs it before reporting success."""
+    from registry.export import check_out
+    from registry.export import export as write
+
+    from search.storage import known_studies
+
+    check_out(out, force=force)
+    if what in known_studies():
+        _finish(what, storage, out, force)
+    else:
+        facts = {"weights": "untrained, seed 0"}
+        write(_compiled(what, task, input), None, out, facts=facts, force=force, fmt=format)
+    _say(f"exported and verified: {out}")
+
+
+@app.command()
+def verify(folder: Path, json: Json = False) -> None:
+    """Run an exported folder's code in a clean interpreter and compare its outputs."""
+    from registry.verify import verify as run
+
+    from grammar.errors import ExportError
+
+    found = run(folder)
+    if json:
+        _dump({"ok": found.ok, "max_abs_diff": found.max_abs_diff, "imports": list(found.imports)})
+    else:
+        _say(f"largest difference {found.max_abs_diff:g}; imports {', '.join(found.imports)}")
+    if not found.ok:
+        raise ExportError(f"{folder} does not give the outputs it was exported with")
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
+    """Open MLflow's pages on 127.0.0.1."""
+    from registry.ui import serve
+
+    serve(port)
 
 
 # -- entry ---------------------------------------------------------------------------------------

@@ -52,8 +52,7 @@ class _Class:
     forward: list[str] = field(default_factory=list)
     step: list[str] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
-    updates: list[str] = field(default_factory=list)
-    stats: int = 0
+    updates: list[tuple[str, int]] = field(default_factory=list)
     extras: bool = False
     mask: bool = False
 
@@ -194,7 +193,7 @@ class _Emitter:
             cls.forward.append(f"aux = aux + aux_{name}")
         if "stats" in extra:
             cls.forward.append(f"stats.append(stats_{name})")
-            cls.updates.append(f"self.{name}")
+            cls.updates.append((f"self.{name}", 1))
         if op.state:
             index = len(cls.states)
             cls.states.append(f"self.{name}.init_state(batch, length)")
@@ -244,7 +243,7 @@ class _Emitter:
             cls.forward.append(f"    {name}, more, found = block.forward_aux({given})")
             cls.forward.append("    aux = aux + more")
             cls.forward.append("    stats.append(found)")
-            cls.updates.append(f"*self.{attribute}")
+            cls.updates.append((f"self.{attribute}", count))
         else:
             cls.forward.append(f"    {name} = block({given})")
         if self.decodes:
@@ -322,14 +321,16 @@ class _Emitter:
         if not cls.updates:
             return ['        """No op of this model keeps running statistics."""', ""]
         uses: dict[str, list[int]] = {}
-        for i, owner in enumerate(cls.updates):
-            uses.setdefault(owner, []).append(i)
-        lines = []
-        for owner, places in uses.items():
-            if owner.startswith("*"):
-                lines.append(f"        for block, found in zip({owner[1:]}, stats[{places[0]}]):")
+        lines, at = [], 0
+        for owner, count in cls.updates:
+            if count > 1:
+                lines.append(f"        for block, found in zip({owner}, stats[{at}:{at + count}]):")
                 lines.append("            block.update(found)")
-            elif len(places) == 1:
+            else:
+                uses.setdefault(owner, []).append(at)
+            at += count
+        for owner, places in uses.items():
+            if len(places) == 1:
                 lines.append(f"        {owner}.update(stats[{places[0]}])")
             else:  # one module used several times: its statistics are averaged first
                 found = ", ".join(f"stats[{i}]" for i in places)

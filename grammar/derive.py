@@ -228,7 +228,7 @@ class Walk(Structure):
             yield from self._argument(place.env[name], place, x, scope)
         elif name in self.decls:
             yield from self._rule(self.decls[name], call, place, x, scope)
-        elif name in FORMS and (name not in self.signatures or any(not a.name for a in call.args)):
+        elif name in FORMS and (name not in self.signatures or self.parts(call)):
             yield from self.form(call, place, x, scope)
         elif name in self.signatures:
             yield from self.op_call(call, place, x, scope)

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from grammar.ast import Arg, Call, Expr, Node
+from grammar.ast import Arg, Call, Expr, Name, Node
 from grammar.domain import Signature
 from grammar.parts import Place, Scope, Step, listed, shared
 from grammar.values import Values
@@ -78,12 +78,22 @@ class Structure(Values):
 
         yield from self.chain([maker(i) for i in range(len(items))])
 
+    def parts(self, call: Call) -> list[Expr]:
+        """The expressions among the arguments: what has no name and is no flag."""
+        signature = self.signatures.get(call.name)
+        flags = signature.params if signature else {}
+        return [
+            a.value
+            for a in call.args
+            if a.name is None and not (isinstance(a.value, Name) and a.value.id in flags)
+        ]
+
     def form(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
-        args = [a.value for a in call.args if a.name is None]
-        name = call.name
+        args, name = self.parts(call), call.name
         if name in self.signatures:  # add mul cat dot with arguments
             for steps in self.branches(args, place, [x] * len(args), scope, copies=False):
-                rest = replace(call, args=tuple(a for a in call.args if a.name))
+                kept_args = tuple(a for a in call.args if a.name or a.value not in args)
+                rest = replace(call, args=kept_args)
                 values = tuple(s.value for s in steps)
                 last = steps[-1].scope
                 for step in self.op_call(rest, place, values, last):

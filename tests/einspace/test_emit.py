@@ -96,7 +96,6 @@ def test_running_statistics_move_only_in_update() -> None:
     [
         '__import__("os") >> head',
         'embed(dim=16, name="x\\"; import os") >> head',
-        "embed(dim=16) as __class__ >> head",
         "../../etc/passwd",
         'embed(dim="16") >> head',
     ],
@@ -115,6 +114,7 @@ def test_comments_do_not_reach_the_code() -> None:
 def test_torch_export_agrees_with_the_model() -> None:
     compiled = compile_text(resolve("gpt")[0].text, find("shakespeare").interface)
     model = built(compiled)
-    x = random_input(find("shakespeare").interface.inputs["tokens"])
+    (kind,) = find("shakespeare").interface.inputs.values()
+    x = random_input(kind)
     exported = torch.export.export(model, (x,)).module()
     torch.testing.assert_close(exported(x), model(x))
