@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from einspace.interface import Interface
     from einspace.result import SearchRecord
     from grammar.errors import Source
-    from search.study import Setup
 
 app = typer.Typer(
     name="einspace",
@@ -132,7 +131,8 @@ def show(
     out: Annotated[Path | None, typer.Option("-o", help="x.svg, x.png or x.txt")] = None,
 ) -> None:
     """Draw an architecture: as text here, or to an SVG, PNG or text file."""
-    from einspace.draw import save, to_text
+    from einspace.draw import to_text
+    from einspace.render import save
 
     found = _compiled(text, task, input)
     if out is None:
@@ -176,7 +176,7 @@ def sample(
     from einspace.candidates import frame
     from einspace.candidates import sample as draw
 
-    source, interface = _resolve(space, task, input)
+    _, interface = _resolve(space, task, input)
     limits = [None if v is None else int(v) for v in (max_params, max_flops, max_nodes)]
     place = frame(
         space,
@@ -211,7 +211,7 @@ def ops(
     import inspect
 
     from grammar.errors import SpaceError, did_you_mean
-    from ops import families, table
+    from ops import describe, table
 
     rows = table()
     if action == "show":
@@ -225,22 +225,11 @@ def ops(
         return
     if action != "list":
         raise SpaceError(f"'ops {action}' is not a command", hint="ops list, or ops show NAME")
-    kinds = families()
-    found = [
-        {
-            "name": op.name,
-            "family": kinds[op.name],
-            "causal": op.causal if isinstance(op.causal, bool) else "depends",
-            "params": {k: d.describe() for k, d in op.params.items()},
-            "state": op.state,
-            "paper": op.paper,
-        }
-        for op in rows.values()
-    ]
+    found = describe()
     if json:
         return _dump(found)
     for row in found:
-        _say(f"{row['name']:<16} {row['family']:<10} {', '.join(row['params'])}")  # type: ignore[arg-type]  # a dict
+        _say("{name:<16} {family:<10} {words}".format(words=", ".join(row["params"]), **row))
 
 
 @app.command()
@@ -293,11 +282,12 @@ def seeds(json: Json = False) -> None:
 
 def _best(record: "SearchRecord") -> dict[str, Any]:
     from registry.tracker import run_ids, tracking_uri
+    from search.storage import runs_dir
 
     found = record.best()
     best = None
     if found is not None:
-        ids = run_ids(tracking_uri(), record.study)
+        ids = run_ids(tracking_uri(runs_dir()), record.study)
         metrics = {**found.params, **found.metrics}
         best = {
             "text": found.text,
@@ -344,53 +334,25 @@ def train(
     json: Json = False,
 ) -> None:
     """Train one architecture on a task."""
-    from einspace.compile import compile_text
-    from einspace.library import resolve
-    from grammar.errors import SpaceError
-    from search.evaluate import Evaluator, Job
-    from search.tasks import find
+    from search.single import train_text
 
-    source, default = resolve(text)
-    if (name := task or default) is None:
-        raise SpaceError("nothing says what to train for", hint="add --task NAME")
-    goal = find(name)
-    found = compile_text(source.text, goal.interface, source.name)
-    cores = threads or len(os.sched_getaffinity(0))
-    job = Job(
-        source=found.source,
-        seed=seed,
-        epochs=epochs or goal.budget.epochs,
+    tell = (lambda line: None) if json else (lambda line: typer.echo(line, err=True))
+    facts = train_text(
+        text,
+        task=task,
+        epochs=epochs,
         lr=lr,
         weight_decay=weight_decay,
-        split="final" if final else "search",
+        seed=seed,
+        threads=threads,
+        final=final,
+        tell=tell,
     )
-
-    def report(epoch: int, value: float) -> bool:
-        if not json:
-            typer.echo(f"epoch {epoch}: {goal.metric} {value:.4f}", err=True)
-        return False
-
-    with Evaluator(goal, threads=cores) as evaluator:
-        result = evaluator.run(job, report)
-    facts = {
-        "task": goal.name,
-        "text": found.text,
-        "hash": found.hash,
-        "params": found.params,
-        "status": result.status,
-        "metric": goal.metric,
-        "value": result.value,
-        "split": "test" if final else "validation",
-        "metrics": dict(result.metrics),
-        "error": result.error,
-    }
     if json:
         return _dump(facts)
-    _say(
-        f"{result.status}: {facts['split']} {goal.metric} {result.value}, {found.params:,} parameters"
-    )
-    if result.error:
-        _say(result.error)
+    _say("{status}: {split} {metric} {value}, {params:,} parameters".format(**facts))
+    if facts["error"]:
+        _say(str(facts["error"]))
 
 
 @app.command()
@@ -415,15 +377,22 @@ def search(
     json: Json = False,
 ) -> None:
     """Search a space for a task; the same command again resumes."""
-    from registry.export import check_out
-
     from grammar.errors import StudyError
+    from registry.export import check_out
     from search.display import Display
     from search.launch import Plan
     from search.launch import search as run
+    from search.setup import setup_of
 
-    setup = _setup(
-        space, task, strategy, seed, seed_arch, epochs, study, (max_params, max_flops, max_nodes)
+    setup = setup_of(
+        space,
+        task=task,
+        strategy=strategy,
+        seed=seed,
+        seed_archs=seed_arch or (),
+        epochs=epochs,
+        study=study,
+        limits=(max_params, max_flops, max_nodes),
     )
     if export is not None:
         check_out(export, force=force)
@@ -447,63 +416,20 @@ def search(
         _say(f"exported and verified: {export}")
 
 
-def _setup(
-    space: str,
-    task: str | None,
-    strategy: str,
-    seed: int,
-    seed_arch: list[str] | None,
-    epochs: int | None,
-    study: str | None,
-    limits: tuple[float | None, ...],
-) -> "Setup":
-    """What is asked, with the task's budget where nothing is said."""
-    from einspace.library import resolve
-    from grammar.errors import SpaceError
-    from search.study import Setup
-    from search.tasks import find
-
-    source, default = resolve(space)
-    if (name := task or default) is None:
-        raise SpaceError("nothing says what to search for", hint="add --task NAME")
-    goal = find(name)
-    label = source.name.rsplit(".", 1)[0].strip("<>")
-    budget = goal.budget
-    params, flops, nodes = (None if v is None else int(v) for v in limits)
-    return Setup(
-        name=study or f"{label}-{goal.name}",
-        space=label,
-        space_text=source.text,
-        task=goal.name,
-        objective=goal.metric,
-        direction=goal.direction,
-        epochs=epochs or budget.epochs,
-        min_epochs=min(budget.min_epochs, epochs or budget.epochs),
-        seed=seed,
-        strategy=strategy,
-        max_params=params or budget.max_params,
-        max_flops=flops or budget.max_flops,
-        max_nodes=nodes,
-        seeds=tuple(
-            (Path(a).stem if "/" in a else a[:40], resolve(a)[0].text) for a in seed_arch or ()
-        ),
-    )
-
-
 def _projector() -> "Callable[[SearchRecord], None]":
     """Projects a record to MLflow; a failure is told and never ends a search."""
     from registry.tracker import Projector, tracking_uri
+    from search.storage import runs_dir
 
-    projector = Projector(tracking_uri(), lambda text: typer.echo(text, err=True))
+    projector = Projector(tracking_uri(runs_dir()), lambda text: typer.echo(text, err=True))
     return projector.push
 
 
 def _finish(name: str, storage: str | None, out: Path, force: bool) -> "SearchRecord":
     """Retrain the winner with three seeds, read the test split once each, export and register."""
+    from einspace.compile import compile_text
     from registry.export import export as write
     from registry.export import load_weights
-
-    from einspace.compile import compile_text
     from search.final import finalise, weights_path
     from search.records import search_record
     from search.study import open_ledger
@@ -610,7 +536,6 @@ def export(
     """Write a standalone folder: model.py, weights, card. Runs it before reporting success."""
     from registry.export import check_out
     from registry.export import export as write
-
     from search.storage import known_studies
 
     check_out(out, force=force)
@@ -625,9 +550,8 @@ def export(
 @app.command()
 def verify(folder: Path, json: Json = False) -> None:
     """Run an exported folder's code in a clean interpreter and compare its outputs."""
-    from registry.verify import verify as run
-
     from grammar.errors import ExportError
+    from registry.verify import verify as run
 
     found = run(folder)
     if json:
@@ -641,9 +565,11 @@ def verify(folder: Path, json: Json = False) -> None:
 @app.command()
 def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
     """Open MLflow's pages on 127.0.0.1."""
+    from registry.tracker import tracking_uri
     from registry.ui import serve
+    from search.storage import runs_dir
 
-    serve(port)
+    serve(tracking_uri(runs_dir()), port)
 
 
 # -- entry ---------------------------------------------------------------------------------------

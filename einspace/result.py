@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from einspace.interface import Interface
+
 Status: TypeAlias = Literal[
     "ok", "pruned", "invalid", "oom", "nan", "timeout", "killed", "bug", "running", "waiting"
 ]
@@ -60,6 +62,7 @@ class SearchRecord:
     direction: Literal["maximize", "minimize"]
     tags: Mapping[str, str]
     trials: tuple[TrialRecord, ...]
+    task_interface: Interface | None = None
     final: Mapping[str, object] = field(default_factory=dict)
 
     def best(self) -> TrialRecord | None:

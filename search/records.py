@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from optuna.trial import FrozenTrial, TrialState
 
 from einspace.result import SearchRecord, Status, TrialRecord
+from search.tasks import find as find_task
 
 if TYPE_CHECKING:
     from search.study import Ledger
@@ -55,5 +56,6 @@ def search_record(ledger: "Ledger") -> SearchRecord:
         direction=setup.direction,
         tags=ledger.tags(),
         trials=ledger.table(),
+        task_interface=find_task(setup.task).interface,
         final=cast(Mapping[str, object], final),
     )

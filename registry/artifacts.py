@@ -1,0 +1,23 @@
+"""The files of a trial: text, drawing and source, made again from its text when it is projected."""
+
+from collections.abc import Mapping
+
+from einspace.compile import compile_text
+from einspace.interface import Interface
+from einspace.render import svg_of
+from einspace.result import TrialRecord
+from grammar.errors import SpaceError
+
+
+def trial_files(trial: TrialRecord, interface: Interface | None) -> Mapping[str, str]:
+    """Artifact path -> content; a text that no longer compiles says so."""
+    if not trial.text:
+        return {}
+    files = {"architecture.arch": trial.text + "\n"}
+    if interface is None:
+        return files
+    try:
+        compiled = compile_text(trial.text, interface)
+    except SpaceError as error:
+        return {**files, "invalid.txt": error.render() + "\n"}
+    return {**files, "model.py": compiled.source, "graph.svg": svg_of(compiled.graph)}

@@ -1,0 +1,44 @@
+"""The card: an exported folder's README, which says what the model is and how to use it."""
+
+from collections.abc import Mapping
+
+from einspace.compile import Compiled
+
+
+def plain(text: str) -> str:
+    """One line without characters that could open markup."""
+    return " ".join(text.split()).replace("`", "'").replace("<", "(").replace(">", ">")
+
+
+def card(compiled: Compiled, facts: Mapping[str, str]) -> str:
+    """The README of an exported folder, in Markdown."""
+    rows = "\n".join(f"| {plain(k)} | {plain(v)} |" for k, v in facts.items() if v)
+    calls = ", ".join(compiled.interface.inputs)
+    return f"""# A neural network as one file
+
+```
+{plain(compiled.text)}
+```
+
+| fact | value |
+|---|---|
+| id | {compiled.hash} |
+| input | {compiled.input} |
+| output | {compiled.output} |
+| parameters | {compiled.params:,} |
+| FLOPs, forward, one sample | {compiled.flops:,} |
+{rows}
+
+It needs torch and safetensors (`requirements.txt`), nothing else:
+
+```python
+from safetensors.torch import load_file
+from model import Model
+
+model = Model()
+model.load_state_dict(load_file("weights.safetensors"))
+y = model.eval()({calls})  # with a batch axis in front
+```
+
+`graph.svg` shows it. `sample.safetensors` holds an input and the output it must give.
+"""

@@ -1,0 +1,203 @@
+"""MLflow as a projection of the study: what the study holds, the tracker shows.
+
+`project` is idempotent: it makes what is missing, completes what is half-written and leaves the rest
+alone, so that repairing is projecting again. Only the coordinator writes; workers never open MLflow.
+One experiment, a parent run per study, a child run per trial; at most 20 parameters and one
+`log_batch` per run. The architecture's text is an artifact.
+"""
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from einspace.result import SearchRecord, TrialRecord
+from registry.artifacts import trial_files
+from registry.report import report_page
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "einspace"
+ENDED = {"ok": "FINISHED", "pruned": "FINISHED", "running": "RUNNING", "waiting": "SCHEDULED"}
+BATCH = 900
+KEY = re.compile(r"[^A-Za-z0-9_\-. :/]")
+
+
+def tracking_uri(runs: Path) -> str:
+    """The SQLite database of MLflow under a runs folder."""
+    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def client_of(uri: str) -> "MlflowClient":
+    """A quiet client; the first call creates the schema, which takes seconds."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: "MlflowClient", uri: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if uri.startswith("sqlite:///"):
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def _runs(client: "MlflowClient", experiment: str, study: str, kind: str) -> list[Any]:
+    """All runs of a study, oldest first."""
+    found: list[Any] = []
+    token = None
+    query = f"tags.`nas.study` = '{study}' and tags.`nas.kind` = '{kind}'"
+    while True:
+        page = client.search_runs(
+            [experiment], query, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def run_ids(uri: str, study: str) -> dict[int, str]:
+    """Trial number -> MLflow run id; empty when nothing was projected yet."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return {}
+    client = client_of(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return {}
+    rows = _runs(client, experiment.experiment_id, study, "trial")
+    return {int(r.data.tags["optuna.trial"]): r.info.run_id for r in rows}
+
+
+def project(record: SearchRecord, uri: str, *, finished: bool = True) -> int:
+    """Make MLflow show the record; returns the number of runs written.
+
+    `finished` also writes the report and closes the parent run.
+    """
+    client = client_of(uri)
+    experiment = _experiment(client, uri)
+    parents = _runs(client, experiment, record.study, "search")
+    tags = {"nas.study": record.study, "nas.kind": "search", "nas.space": record.space}
+    tags |= {"nas.task": record.task, "nas.metric": record.metric}
+    tags |= {f"nas.{KEY.sub('_', k)}": str(v)[:4000] for k, v in record.tags.items()}
+    if parents:
+        parent = parents[0].info.run_id
+    else:
+        parent = client.create_run(experiment, run_name=record.study, tags=tags).info.run_id
+    known = {
+        int(r.data.tags["optuna.trial"]): r
+        for r in _runs(client, experiment, record.study, "trial")
+    }
+    written = 0
+    for trial in record.trials:
+        if trial.status != "waiting" and not _complete(known.get(trial.number), trial):
+            _write(client, experiment, parent, record, trial, known.get(trial.number))
+            written += 1
+    if finished:
+        _close(client, parent, record)
+    return written
+
+
+def _complete(run: Any, trial: TrialRecord) -> bool:
+    return (
+        run is not None
+        and run.data.tags.get("nas.complete") == trial.status
+        and run.info.status == ENDED.get(trial.status, "FAILED")
+    )
+
+
+def _write(
+    client: "MlflowClient",
+    experiment: str,
+    parent: str,
+    record: SearchRecord,
+    trial: TrialRecord,
+    run: Any,
+) -> None:
+    if run is None:
+        tags = {
+            "mlflow.parentRunId": parent,
+            "nas.study": record.study,
+            "nas.kind": "trial",
+            "optuna.trial": str(trial.number),
+        }
+        name = f"trial-{trial.number:05d}"
+        start = int(1000 * trial.started) or None
+        run = client.create_run(experiment, start_time=start, tags=tags, run_name=name)
+    if trial.status == "running":
+        return
+    from mlflow.entities import Metric, Param, RunTag
+
+    run_id = run.info.run_id
+    end = int(1000 * (trial.started + trial.seconds))
+    rows = [Metric(k, v, end, step) for k, v, step in _metrics(record, trial)]
+    facts = {**trial.params, "origin": trial.origin or "-"}
+    params = [Param(KEY.sub("_", k), str(v)[:500]) for k, v in facts.items()][:20]
+    labels = {"nas.hash": trial.hash, "nas.status": trial.status, "nas.error": trial.error[:2000]}
+    client.log_batch(run_id, rows[:BATCH], params, [RunTag(k, v) for k, v in labels.items()])
+    for name, text in trial_files(trial, record.task_interface).items():
+        client.log_text(run_id, text, name)
+    client.set_tag(run_id, "nas.complete", trial.status)
+    client.set_terminated(run_id, ENDED.get(trial.status, "FAILED"), end_time=end)
+
+
+def _metrics(record: SearchRecord, trial: TrialRecord) -> Iterable[tuple[str, float, int]]:
+    for name, values in list(trial.curves.items())[:15]:
+        for step, value in enumerate(values, start=1):
+            yield KEY.sub("_", name), value, step
+    for name, value in list(trial.metrics.items())[:15]:
+        yield KEY.sub("_", name), value, 0
+    if trial.value is not None:
+        yield record.metric, trial.value, 0
+
+
+def _close(client: "MlflowClient", parent: str, record: SearchRecord) -> None:
+    best = record.best()
+    if best is not None and best.value is not None:
+        client.log_metric(parent, f"best_{record.metric}", best.value)
+        client.set_tag(parent, "nas.best_trial", str(best.number))
+        client.log_text(parent, best.text + "\n", "best.arch")
+    for name, value in record.final.items():
+        if isinstance(value, int | float):
+            client.log_metric(parent, f"final_{KEY.sub('_', name)}", float(value))
+    client.log_text(parent, record.space_text, "space.space")
+    client.log_text(parent, report_page(record), "report.html")
+    client.set_terminated(parent, "FINISHED")
+
+
+class Projector:
+    """Projects records as a search goes on; a failure is told once and tried again next time."""
+
+    def __init__(self, uri: str, tell: Callable[[str], None]) -> None:
+        self.uri, self.tell = uri, tell
+        self.told = False
+
+    def push(self, record: SearchRecord, *, finished: bool = True) -> bool:
+        """Whether MLflow now shows the record."""
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            project(record, self.uri, finished=finished)
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            if not self.told:
+                first = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.tell(
+                    f"MLflow could not be written ({first}); the study is complete without it, "
+                    f"and `einspace repair {record.study}` brings it up to date"
+                )
+            self.told = True
+            return False
+        return True
