@@ -215,8 +215,8 @@ def ops(
 
     rows = table()
     if action == "show":
-        if name not in rows:
-            raise SpaceError(f"there is no op {name!r}", hint=did_you_mean(str(name), rows))
+        if name is None or name not in rows:
+            raise SpaceError(f"there is no op {name!r}", hint=did_you_mean(name or "", rows))
         module = inspect.getmodule(rows[name].module)
         assert module is not None
         _say(inspect.getdoc(module) or "")
@@ -235,23 +235,13 @@ def ops(
 @app.command()
 def tasks(json: Json = False) -> None:
     """List the tasks."""
-    from search.tasks import tasks as known
+    from search.tasks import describe
 
-    rows = [
-        {
-            "name": t.name,
-            "about": t.about,
-            "inputs": {k: str(v) for k, v in t.interface.inputs.items()},
-            "target": str(t.interface.target),
-            "metric": t.metric,
-            "direction": t.direction,
-        }
-        for t in known().values()
-    ]
+    rows = describe()
     if json:
         return _dump(rows)
     for row in rows:
-        kinds = ", ".join(dict(row["inputs"]).values())  # type: ignore[call-overload]  # a dict
+        kinds = ", ".join(row["inputs"].values())
         _say(f"{row['name']:<14} {kinds} -> {row['target']}   {row['metric']}: {row['about']}")
 
 
@@ -422,7 +412,11 @@ def _projector() -> "Callable[[SearchRecord], None]":
     from search.storage import runs_dir
 
     projector = Projector(tracking_uri(runs_dir()), lambda text: typer.echo(text, err=True))
-    return projector.push
+
+    def push(record: "SearchRecord") -> None:
+        projector.push(record)
+
+    return push
 
 
 def _finish(name: str, storage: str | None, out: Path, force: bool) -> "SearchRecord":

@@ -46,9 +46,8 @@ def main() -> None:
     parser.add_argument("--run", type=int, default=500)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"{'space':<12}{'draws':>8}{'per CPU-s':>11}{'2nd try %':>11}{'distinct':>10}{'ran':>6}{'bad':>5}"
-    )
+    columns = ("draws", 8), ("per CPU-s", 11), ("2nd try %", 11), ("distinct", 10), ("ran", 6)
+    print(f"{'space':<12}" + "".join(f"{h:>{w}}" for h, w in (*columns, ("bad", 5))))
     for name, row in shipped("spaces").items():
         assert row.task is not None
         interface = find(row.task).interface

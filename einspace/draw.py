@@ -151,7 +151,7 @@ def _value(value: object) -> str:
 
 
 def label(node: GraphNode) -> str:
-    """`softmax_attn(heads=4, causal)`: one printable line of at most 100 characters, no defaults."""
+    """`softmax_attn(heads=4, causal)`: one printable line, at most 100 characters, no defaults."""
     op = table().get(node.op)
     usual = {k: d.default for k, d in op.params.items()} if op else {}
     given = {k: v for k, v in node.args.items() if k not in usual or usual[k] != v}

@@ -28,7 +28,8 @@ def _picture(draw: "Callable[[Axes], None]", width: float = 6.4) -> str:
     figure = Figure(figsize=(width, 3.6), layout="constrained")
     draw(figure.add_subplot())
     data = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(data)
+    FigureCanvasAgg(figure)
+    figure.savefig(data, format="png")
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 

@@ -1,7 +1,7 @@
 """MLflow as a projection of the study: what the study holds, the tracker shows.
 
-`project` is idempotent: it makes what is missing, completes what is half-written and leaves the rest
-alone, so that repairing is projecting again. Only the coordinator writes; workers never open MLflow.
+`project` is idempotent: it makes what is missing, completes what is half-written and leaves the
+rest alone, so that repairing is projecting again. Only the coordinator writes; workers never do.
 One experiment, a parent run per study, a child run per trial; at most 20 parameters and one
 `log_batch` per run. The architecture's text is an artifact.
 """

@@ -54,7 +54,7 @@ def imports_of(source: str) -> tuple[str, ...]:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise ExportError(f"model.py is not Python: line {error.lineno}") from None
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name.split(".")[0] for alias in node.names)

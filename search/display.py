@@ -27,10 +27,11 @@ def _cell(trial: TrialRecord) -> tuple[str, ...]:
 
 def trial_table(trials: tuple[TrialRecord, ...], metric: str) -> Table:
     """Trials as a table; the text is cut to the width of the terminal, never interpreted."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, expand=True)
     for name in ("trial", "status", metric, "epochs", "params", "s", "origin"):
-        table.add_column(name, justify="left" if name in ("status", "origin") else "right")
-    table.add_column("architecture", no_wrap=True, overflow="ellipsis")
+        left = name in ("status", "origin")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    table.add_column("architecture", no_wrap=True, overflow="ellipsis", ratio=1)
     for trial in trials:
         table.add_row(*(Text(c) for c in (*_cell(trial), trial.text)))
     return table

@@ -20,7 +20,10 @@ def setup_of(
     study: str | None,
     limits: Sequence[float | None],
 ) -> Setup:
-    """The setup of a search; `limits` are of params, flops and nodes. Raises: SpaceError, StudyError."""
+    """The setup of a search; `limits` are of params, flops and nodes.
+
+    Raises: SpaceError, StudyError.
+    """
     source, default = resolve(space)
     name = task or default
     if name is None:

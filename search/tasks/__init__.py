@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from grammar.errors import StudyError
 from search.task import Task
@@ -36,3 +37,18 @@ def find(name: str) -> Task:
     assert isinstance(task, Task)
     assert task.name == name
     return task
+
+
+def describe() -> list[dict[str, Any]]:
+    """A row for each task, as `einspace tasks --json` prints it; reads no data."""
+    return [
+        {
+            "name": t.name,
+            "about": t.about,
+            "inputs": {k: str(v) for k, v in t.interface.inputs.items()},
+            "target": str(t.interface.target),
+            "metric": t.metric,
+            "direction": t.direction,
+        }
+        for t in tasks().values()
+    ]

@@ -121,14 +121,12 @@ def test_a_killed_trial_is_tried_again_with_its_text_and_parameters(opened: Ledg
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(opened: Ledger) -> None:
-    attempt = 0
     number = _running(opened, _dead(), **{"nas.text": "x"})
-    for _ in range(RETRIES):
+    for attempt in range(1, RETRIES + 1):
         reap(opened)
         found = orphan(opened.trials())
         assert found is not None
         assert found.number == number
-        attempt += 1
         number = _running(
             opened,
             _dead(),

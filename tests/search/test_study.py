@@ -163,7 +163,7 @@ def test_only_postgresql_is_a_storage_url(url: str) -> None:
 
 
 def test_a_database_that_does_not_answer_is_a_study_error() -> None:
-    with pytest.raises(StudyError, match="driver|cannot open the database"):
+    with pytest.raises(StudyError, match=r"driver|cannot open the database"):
         create(SETUP, TAGS, "postgresql://nobody@127.0.0.1:9/none")
 
 

@@ -30,24 +30,23 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _outcome(table: tuple[TrialRecord, ...]) -> list[tuple[object, ...]]:
     """What must be the same twice: all but the clocks."""
     return [
-        (t.number, t.status, t.text, t.hash, t.value, dict(t.params), dict(t.trace), t.origin)
-        + tuple(t.curves.items())
+        (t.number, t.status, t.text, t.hash, t.value, t.params, t.trace, t.origin, t.curves)
         for t in table
     ]
 
 
 def test_the_same_seed_gives_the_same_table_under_any_name_whole_or_in_parts() -> None:
-    changes = {"epochs": 12, "min_epochs": 3}
+    changes = {"epochs": 4, "min_epochs": 3}
     ledger("whole", **changes)
     ledger("parts", **changes)
-    work("whole", 24)
-    for total in (9, 24):
+    work("whole", 22)
+    for total in (9, 22):
         work("parts", total)
     whole, parts = (_outcome(open_ledger(n).table()) for n in ("whole", "parts"))
     assert whole == parts
     assert {row[1] for row in whole} == {"ok", "pruned"}
     assert any(str(row[7]).startswith("mutation of #") for row in whole)
-    assert len({row[3] for row in whole}) == 24
+    assert len({row[3] for row in whole}) == 22
 
 
 def test_another_seed_gives_another_table() -> None:
@@ -60,13 +59,13 @@ def test_another_seed_gives_another_table() -> None:
 
 
 def test_a_pruned_trial_has_stopped_early_and_keeps_its_last_value() -> None:
-    ledger(epochs=12, min_epochs=3)
-    work(trials=8)
+    ledger(epochs=4, min_epochs=3)
+    work(trials=6)
     table = open_ledger("small").table()
     pruned = [t for t in table if t.status == "pruned"]
     assert pruned
     for trial in pruned:
-        assert 3 <= trial.metrics["epochs"] < 12
+        assert trial.metrics["epochs"] == 3
         assert trial.value == trial.curves["val_acc"][-1]
     for trial in table:
         assert trial.metrics["flops"] > 0
@@ -81,23 +80,17 @@ def test_an_exhausted_space_ends_the_search_and_says_so() -> None:
     assert [t.status for t in open_ledger("small").table()] == ["ok", "ok"]
 
 
-def test_seeds_come_first_and_once() -> None:
+def test_seeds_come_first_and_once_and_a_full_study_takes_no_trial() -> None:
     text = "conv2d(dim=6, kernel=3) >> relu >> head"
     ledger(seeds=(("mine", text),))
     work(trials=1)
     work(trials=3)
+    for full in (3, 2):
+        assert work(trials=full).reason == "done"
     table = open_ledger("small").table()
     assert [t.origin for t in table] == ["seed:mine", "prior", "prior"]
     assert table[0].trace == {}
     assert "dim=6" in table[0].text
-
-
-def test_a_full_study_takes_no_trial() -> None:
-    ledger()
-    work(trials=2)
-    assert work(trials=2).reason == "done"
-    assert work(trials=1).reason == "done"
-    assert len(open_ledger("small").table()) == 2
 
 
 def test_no_trial_starts_after_the_deadline() -> None:
@@ -132,11 +125,16 @@ def test_a_told_worker_gives_its_trial_back_and_a_resume_takes_it_up() -> None:
 
 def test_a_signal_waits_while_the_study_is_written() -> None:
     stop, reached = Stop(), []
-    with pytest.raises(Interrupted), stop.breakable():
-        with stop.shielded():
-            stop.handle(signal.SIGTERM, None)
-            reached.append("written")
-        reached.append("never")
+
+    def write() -> None:
+        with stop.breakable():
+            with stop.shielded():
+                stop.handle(signal.SIGTERM, None)
+                reached.append("written")
+            reached.append("never")
+
+    with pytest.raises(Interrupted):
+        write()
     assert reached == ["written"]
     stop.handle(signal.SIGTERM, None)
 
@@ -166,7 +164,7 @@ def test_a_search_that_cannot_start_says_why_before_any_worker() -> None:
     ):
         with pytest.raises(error):
             search(replace(SETUP, **change), Plan(trials=1))  # type: ignore[arg-type]  # test data
-    with pytest.raises(StudyError, match="give|cannot be"):
+    with pytest.raises(StudyError, match="trials=0"):
         search(SETUP, Plan(trials=0))
 
 
@@ -191,4 +189,3 @@ def test_the_winner_is_trained_with_three_seeds_and_its_weights_load() -> None:
     assert final_of(search_record(open_ledger("small")).final) == final
     model = load(compile_text(final.text, find_task("digits").interface).source)()
     model.load_state_dict(load_file(weights_path(opened, final)), strict=True)
-    assert finalise(opened).values == final.values
