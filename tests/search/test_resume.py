@@ -63,7 +63,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _all_gone(family: list[psutil.Process]) -> bool:
-    gone, alive = psutil.wait_procs(family, timeout=15)
+    _, alive = psutil.wait_procs(family, timeout=15)
     return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -84,6 +84,7 @@ def test_a_killed_coordinator_takes_its_workers_along_and_the_same_command_goes_
     assert len(open_ledger("killed").table()) == 8
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_ends_cleanly_and_a_second_one_is_refused() -> None:
     first = _start(200, workers=2)
     _wait_for(2, first)
@@ -100,6 +101,7 @@ def test_an_interrupted_search_ends_cleanly_and_a_second_one_is_refused() -> Non
     assert all(t.error == "the search was stopped" for t in table if t.status == "killed")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_trial_is_tried_again() -> None:
     process = _start(12)
     _wait_for(2, process)
