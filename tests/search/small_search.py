@@ -23,16 +23,15 @@ SETUP = Setup(
     direction="maximize",
     epochs=1,
 )
-# A search as a process of its own: python -c DRIVER name trials workers
+# A search as a process of its own: python -c DRIVER name trials workers epochs
 DRIVER = """
 import sys
 from dataclasses import replace
 from search.launch import Plan, search
 from tests.search.small_search import SETUP
-name, trials, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-outcome = search(
-    replace(SETUP, name=name), Plan(trials=trials, workers=workers, threads=1), every=0.1
-)
+name, trials, workers, epochs = sys.argv[1], *map(int, sys.argv[2:])
+setup = replace(SETUP, name=name, epochs=epochs, min_epochs=epochs)
+outcome = search(setup, Plan(trials=trials, workers=workers, threads=1), every=0.1)
 print(outcome.ending.reason)
 """
 
@@ -53,6 +52,6 @@ def work(name: str = "small", trials: int = 4) -> Ending:
     return run_worker(WorkerSpec(study=name, trials=trials))
 
 
-def driver(name: str, trials: int, workers: int) -> list[str]:
+def driver(name: str, trials: int, workers: int, epochs: int = 1) -> list[str]:
     """The command line of a search of its own."""
-    return [sys.executable, "-c", DRIVER, name, str(trials), str(workers)]
+    return [sys.executable, "-c", DRIVER, name, *map(str, (trials, workers, epochs))]

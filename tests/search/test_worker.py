@@ -47,29 +47,15 @@ def test_the_same_seed_gives_the_same_table_under_any_name_whole_or_in_parts() -
     assert {row[1] for row in whole} == {"ok", "pruned"}
     assert any(str(row[7]).startswith("mutation of #") for row in whole)
     assert len({row[3] for row in whole}) == 22
-
-
-def test_another_seed_gives_another_table() -> None:
-    ledger("zero")
-    ledger("one", seed=1)
-    work("zero", 3)
-    work("one", 3)
-    zero, one = (_outcome(open_ledger(n).table()) for n in ("zero", "one"))
-    assert zero != one
-
-
-def test_a_pruned_trial_has_stopped_early_and_keeps_its_last_value() -> None:
-    ledger(epochs=4, min_epochs=3)
-    work(trials=6)
-    table = open_ledger("small").table()
-    pruned = [t for t in table if t.status == "pruned"]
-    assert pruned
-    for trial in pruned:
-        assert trial.metrics["epochs"] == 3
-        assert trial.value == trial.curves["val_acc"][-1]
-    for trial in table:
+    for trial in open_ledger("whole").table():
+        if trial.status == "pruned":
+            assert trial.metrics["epochs"] == 3
+            assert trial.value == trial.curves["val_acc"][-1]
         assert trial.metrics["flops"] > 0
         assert trial.metrics["nodes"] >= 3
+    ledger("other", **changes, seed=1)
+    work("other", 3)
+    assert _outcome(open_ledger("other").table()) != whole[:3]
 
 
 def test_an_exhausted_space_ends_the_search_and_says_so() -> None:
@@ -83,10 +69,8 @@ def test_an_exhausted_space_ends_the_search_and_says_so() -> None:
 def test_seeds_come_first_and_once_and_a_full_study_takes_no_trial() -> None:
     text = "conv2d(dim=6, kernel=3) >> relu >> head"
     ledger(seeds=(("mine", text),))
-    work(trials=1)
     work(trials=3)
-    for full in (3, 2):
-        assert work(trials=full).reason == "done"
+    assert work(trials=2).reason == "done"
     table = open_ledger("small").table()
     assert [t.origin for t in table] == ["seed:mine", "prior", "prior"]
     assert table[0].trace == {}
