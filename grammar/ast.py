@@ -6,7 +6,9 @@ a `Seq` never holds a `Seq`, a `Sum` never a `Sum`, and a choice of one unweight
 that alternative.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
@@ -184,3 +186,14 @@ def children(node: Node) -> Iterator[Node]:
         for item in part if isinstance(part, tuple) else (part,):
             if isinstance(item, Node):
                 yield item
+
+
+@contextmanager
+def deep() -> Iterator[None]:
+    """Room for recursion over a tree, several frames a level; `parse` bounds the levels."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 15_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)

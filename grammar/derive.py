@@ -11,9 +11,7 @@ Two paths run along: the *address* of a choice (what the trace is keyed by) and 
 `tied` share both.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 from grammar.ast import (
@@ -30,6 +28,7 @@ from grammar.ast import (
     Space,
     Sum,
     Value,
+    deep,
     seq,
     total,
 )
@@ -348,17 +347,6 @@ class Walk(Structure):
                 raise refuse(f"{what} grow to {used:,}, more than {limit:,}", node)
 
 
-@contextmanager
-def _deep() -> Iterator[None]:
-    """Room for nested generators: depth is bounded by `Limits.depth` and the parser's nesting."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, 15_000))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
-
-
 def derivations(
     space: Space, chooser: Chooser, algebra: Algebra, limits: Limits | None = None
 ) -> Iterator[Derivation]:
@@ -368,7 +356,7 @@ def derivations(
     """
     walk = Walk(space, chooser, algebra, limits or Limits())
     found = False
-    with _deep():
+    with deep():
         for derivation in walk.run():
             found = True
             yield derivation

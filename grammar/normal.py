@@ -25,6 +25,7 @@ from grammar.ast import (
     Sum,
     Value,
     children,
+    deep,
     seq,
 )
 from grammar.domain import Signature
@@ -74,7 +75,8 @@ def normal(closed: Space, signatures: Mapping[str, Signature]) -> Space:
 
 def text_of(closed: Space, signatures: Mapping[str, Signature]) -> tuple[str, str]:
     """The normal form on one line, and its id: the first 16 hex digits of its sha256."""
-    text = show(normal(closed, signatures)).replace("\n", " ")
+    with deep():
+        text = show(normal(closed, signatures)).replace("\n", " ")
     return text, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from grammar import ast
 from grammar.ast import Alt, Arg, Call, Decl, Expr, Name, Node, Number, Param, Space
 from grammar.errors import Source, SpaceError, Span
+from grammar.faults import Stop, bad_character, syntax_error
 from grammar.forms import RESERVED
 
 if TYPE_CHECKING:
@@ -21,31 +21,6 @@ MAX_DEPTH = 1_000
 MAX_NUMBER = 1e12
 CLOSES = {")": "(", "]": "[", "}": "{"}
 LEXEME = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\.)*"|[()\[\]{}]|"|[^#"()\[\]{}]+')
-WORDS = {
-    "SEMICOLON": "';'",
-    "EQUAL": "'='",
-    "COLON": "':'",
-    "COMMA": "','",
-    "VBAR": "'|'",
-    "PLUS": "'+'",
-    "STAR": "'*'",
-    "AS": "'as'",
-    "BY": "'by'",
-    "LPAR": "'('",
-    "RPAR": "')'",
-    "LSQB": "'['",
-    "RSQB": "']'",
-    "LBRACE": "'{'",
-    "RBRACE": "'}'",
-    "NAME": "a name",
-    "NUMBER": "a number",
-    "STRING": "a text in quotes",
-    "AT": "a value such as @name",
-    "$END": "the end of the text",
-    "LET": "'let'",
-    "FIX": "'fix'",
-}
-OPERANDS = {"NAME", "NUMBER", "STRING", "AT", "LPAR", "LBRACE", "LSQB"}
 
 
 @cache
@@ -65,10 +40,9 @@ def parse(text: str, name: str = "<text>") -> Space:
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise SpaceError(f"the text is larger than {MAX_BYTES // 1024} KB")
     _brackets(source)
-    space = _build(source)
+    with ast.deep():
+        space = _build(source)
     _depth(space, source)
-    # Trees of the depth just checked are walked by recursion, in several frames a level.
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), 15 * MAX_DEPTH))
     if not space.decls and space.final is None:
         raise SpaceError("the text is empty", hint="write an architecture such as: linear(dim=8)")
     return space
@@ -107,7 +81,7 @@ def _brackets(source: Source) -> None:
     if open_:
         word, at = open_[-1]
         raise SpaceError(
-            f"'{word}' is never closed",
+            f"unclosed '{word}'",
             span=Span(source, at, at + 1),
             hint=f"add '{next(c for c, o in CLOSES.items() if o == word)}'",
         )
@@ -132,32 +106,13 @@ def _depth(space: Space, source: Source) -> None:
 def _explain(source: Source, error: Any) -> SpaceError:
     from lark import UnexpectedCharacters
 
-    text = source.text
-    at = error.pos_in_stream if error.pos_in_stream is not None else len(text)
+    at = error.pos_in_stream if error.pos_in_stream is not None else len(source.text)
     if isinstance(error, UnexpectedCharacters):
-        return SpaceError(
-            f"{text[at]!r} is not a character of the language",
-            span=Span(source, at, at + 1),
-            hint="names are letters, digits and _; flow is >>, values are @name",
-        )
-    token, expected = error.token, set(error.accepts or error.expected)
+        return bad_character(source, at)
+    token, accepts = error.token, frozenset(error.accepts or error.expected)
     if token.type == "$END":
-        span = Span(source, max(0, len(text.rstrip()) - 1), len(text.rstrip()))
-    else:
-        at = token.start_pos
-        span = Span(source, at, at + len(token))
-    before = text[:at].rstrip()[-1:]
-    if "SEMICOLON" in expected and token.type in ("NAME", "LET", "FIX", "$END", "EQUAL"):
-        hint = "end the declaration with ';'"
-    elif token.type == "EQUAL" and "(" not in text[max(0, at - 80) : at]:
-        hint = "a declaration is name = body; and stands before the final sentence"
-    elif expected & OPERANDS and before and before in ">|+*:,=({[":
-        hint = f"something is missing after '{'>>' if before == '>' else before}'"
-    else:
-        words = sorted(WORDS.get(e, "'>>'" if e.startswith("__ANON") else e) for e in expected)
-        hint = f"here may stand {', '.join(dict.fromkeys(words))}"
-    fact = "the text ends too early" if token.type == "$END" else f"unexpected {str(token)[:40]!r}"
-    return SpaceError(fact, span=span, hint=hint)
+        return syntax_error(source, Stop("", "$END", len(source.text), accepts))
+    return syntax_error(source, Stop(str(token), token.type, token.start_pos, accepts))
 
 
 # -- the tree ------------------------------------------------------------------------------------
@@ -216,7 +171,11 @@ class _Builder:
             names = [p.name for p in params]
             for param in params:
                 if names.count(param.name) > 1:
-                    raise SpaceError(f"parameter '{param.name}' stands twice", span=param.span)
+                    raise SpaceError(
+                        f"parameter '{param.name}' stands twice",
+                        span=param.span,
+                        hint="rename one of them",
+                    )
         else:
             name = self.free(head, "rule")
         kind = tree.data
@@ -232,7 +191,11 @@ class _Builder:
                 "a parameter is a name, or name=default", span=self.span(tree), hint="f(a, b=2)"
             )
         if inner.id in RESERVED:
-            raise SpaceError(f"'{inner.id}' is reserved", span=inner.span)
+            raise SpaceError(
+                f"'{inner.id}' is reserved and cannot name a parameter",
+                span=inner.span,
+                hint=f"reserved: {' '.join(sorted(RESERVED))}",
+            )
         return Param(inner.id, None, span=inner.span)
 
     def alts(self, tree: Any) -> Expr:
@@ -258,7 +221,8 @@ class _Builder:
             raise SpaceError(
                 f"the number {text[:30]} is beyond 1e12", span=self.span(token), hint="use less"
             )
-        return int(text) if re.fullmatch(r"-?\d+", text) else value
+        # Through float: int() refuses texts of thousands of digits, such as leading zeros.
+        return int(value) if re.fullmatch(r"-?\d+", text) else value
 
     def expr(self, tree: Any) -> Expr:
         if not hasattr(tree, "data"):
@@ -286,7 +250,10 @@ class _Builder:
                 assert low is not None
                 assert high is not None
                 if high < low:
-                    raise SpaceError("this range runs backwards", span=span, hint="lo..hi")
+                    hint = f"write {high!r}..{low!r}"
+                    raise SpaceError("this range runs backwards", span=span, hint=hint)
+                if step is not None and step <= 0:
+                    raise SpaceError("a range's step is positive", span=span, hint="by 1")
                 return ast.Range(low, high, step, span=span)
             case "list":
                 return ast.ListOf(tuple(self.alts(c) for c in kids if c is not None), span=span)
@@ -332,7 +299,11 @@ class _Builder:
         if span is not None and self.source.text[span.start : span.end].rstrip().endswith("]"):
             index = "all" if kids[1] is None else self.number(kids[1])
             if isinstance(index, float):
-                raise SpaceError("an index is a whole number", span=span)
+                raise SpaceError(
+                    "an index is a whole number",
+                    span=span,
+                    hint=f"write @{name}[0], @{name}[-1] or @{name}[]",
+                )
         return ast.Value(name, field or None, index, span=span)
 
     def call(self, kids: Any, span: Span | None) -> Call:
@@ -343,7 +314,11 @@ class _Builder:
             if hasattr(kid, "data") and kid.data == "keyword":
                 name = str(kid.children[0])
                 if any(a.name == name for a in args):
-                    raise SpaceError(f"'{name}' is given twice", span=self.span(kid.children[0]))
+                    raise SpaceError(
+                        f"'{name}' is given twice",
+                        span=self.span(kid.children[0]),
+                        hint="keep one of them",
+                    )
                 args.append(Arg(name, self.alts(kid.children[1]), span=self.span(kid)))
             else:
                 args.append(Arg(None, self.expr(kid), span=self.span(kid)))

@@ -27,6 +27,7 @@ from grammar.ast import (
     String,
     Sum,
     children,
+    deep,
 )
 from grammar.domain import REQUIRED, Domain, Flag, Signature
 from grammar.errors import SpaceError, did_you_mean
@@ -78,6 +79,11 @@ def check_space(
     space: Space, signatures: Mapping[str, Signature], inputs: Collection[str] = ()
 ) -> Checked:
     """Everything that can be refused without deriving. Raises: SpaceError with place and hint."""
+    with deep():
+        return _check(space, signatures, inputs)
+
+
+def _check(space: Space, signatures: Mapping[str, Signature], inputs: Collection[str]) -> Checked:
     rules = {d.name: d for d in space.decls}
     for decl in space.decls:
         for name, span in ((decl.name, decl.span), *((p.name, p.span) for p in decl.params or ())):
@@ -139,8 +145,7 @@ class _Checker:
             case Name(name):
                 if not (value and name not in self.rules):
                     self.known(name, expr, env)
-                    if name in self.signatures and name not in env:
-                        self.call(Call(name, (), span=expr.span), env)
+                    self.call(Call(name, (), span=expr.span), env)
             case Call():
                 self.known(expr.name, expr, env)
                 self.call(expr, env)

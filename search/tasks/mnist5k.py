@@ -52,7 +52,7 @@ TASK = Task(
     interface=Interface({"x": image(1, 28, 28)}, target=scores(10)),
     metric="acc",
     direction="maximize",
-    budget=Budget(epochs=8, min_epochs=2, batch=64, max_params=500_000, max_flops=4_000_000),
+    budget=Budget(epochs=6, min_epochs=2, batch=64, max_params=500_000, max_flops=4_000_000),
     load=load,
     loss=cross_entropy,
     score=accuracy,

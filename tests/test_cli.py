@@ -1,0 +1,100 @@
+"""The command line as a user meets it: exit codes, places, hints, JSON."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*args: str, runs: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if runs is not None:
+        environment["EINSPACE_RUNS"] = str(runs)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert run("--help").returncode == 0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2.0
+    code = "import sys, cli; sys.exit(bool({'torch','mlflow','optuna','ray'} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
+    )
+
+
+def test_check_prints_what_scripts_rely_on() -> None:
+    found = run("check", "gpt", "--json")
+    assert found.returncode == 0
+    facts = json.loads(found.stdout)
+    assert facts["ok"] is True
+    keys = "text hash input output params flops state_bytes causal nodes depth"
+    assert set(keys.split()) <= set(facts)
+    assert facts["causal"] is True
+    again = run("check", facts["text"], "--task", "shakespeare", "--json")
+    assert json.loads(again.stdout)["hash"] == facts["hash"]
+
+
+WRONG = {
+    ("check", "embed(dim=8) >> softmax_attn(heads=2) >> head", "--task", "mqar"): "sees later",
+    ("check", "linear(dim=8) >> softmax_attn(heads=3)", "--input", "seq[4,8]"): "does not divide",
+    ("check", "linear(dim=8) + linear(dim=4)", "--input", "seq[4,8]"): "seq[4,8] and seq[4,4]",
+    ("check", "linear(dim=0)", "--input", "seq[4,8]"): "does not allow this",
+    ("check", "liner(dim=8)", "--input", "seq[4,8]"): "did you mean linear",
+    ("check", "relu"): "nothing says what flows in",
+    ("check", "relu", "--input", "seq[4"): "is not a type",
+    ("check", "relu", "--task", "nope"): "nope",
+    ("sample", "embed(dim=8) >> conv2d(dim=4) >> head", "--task", "mqar"): "needs image",
+    ("best", "nope"): "nope",
+    ("status", "../evil"): "cannot name a study",
+    ("verify", "/"): "is not an export",
+}
+
+
+@pytest.mark.parametrize("args", sorted(WRONG))
+def test_bad_input_is_one_clear_error_with_exit_code_two(
+    args: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = run(*args, runs=tmp_path)
+    assert found.returncode == 2, found.stderr
+    assert WRONG[args] in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_errors_are_json_when_asked() -> None:
+    found = run("check", "relu >> >> relu", "--input", "seq[4,8]", "--json")
+    assert found.returncode == 2
+    told = json.loads(found.stdout)
+    assert told["ok"] is False
+    assert (told["errors"][0]["line"], told["errors"][0]["column"]) == (1, 9)
+
+
+def test_a_search_ends_in_a_verified_folder_and_resumes(tmp_path: Path) -> None:
+    space = "conv2d(dim=4|8|12|16, kernel=3) >> {relu | silu} >> max_pool2d(kernel=2) >> head"
+    words = ("search", space, "--task", "digits", "--epochs", "1", "--study", "s", "--json")
+    first = run(*words, "--trials", "2", runs=tmp_path / "runs")
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["trials"] == 2
+    out = tmp_path / "winner"
+    second = run(*words, "--trials", "3", "--export", str(out), runs=tmp_path / "runs")
+    assert second.returncode == 0, second.stderr
+    facts = json.loads(second.stdout)
+    assert facts["trials"] == 3
+    assert facts["best"]["run_id"]
+    assert json.loads(run("verify", str(out), "--json").stdout)["ok"] is True
+    other = run("search", "conv2d(dim=4) >> head", *words[2:], runs=tmp_path / "runs")
+    assert other.returncode == 2
+    assert "space" in other.stderr + other.stdout
