@@ -51,7 +51,8 @@ def _experiment(client: "MlflowClient", uri: str) -> str:
     location = None
     if uri.startswith("sqlite:///"):
         location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(EXPERIMENT, location, tags=kind))
 
 
 def _runs(client: "MlflowClient", experiment: str, study: str, kind: str) -> list[Any]:
