@@ -6,8 +6,14 @@ from einspace.compile import Compiled
 
 
 def plain(text: str) -> str:
-    """One line without characters that could open markup."""
-    return " ".join(text.split()).replace("`", "'").replace("<", "(").replace(">", ">")
+    """One line for a table cell, without characters that could open markup."""
+    line = " ".join(text.split()).replace("\\", "/").replace("`", "'").replace("|", "\\|")
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("[", "&#91;")
+
+
+def fenced(text: str) -> str:
+    """One line for a code block, which ends only at backticks."""
+    return " ".join(text.split()).replace("`", "'")
 
 
 def card(compiled: Compiled, facts: Mapping[str, str]) -> str:
@@ -17,7 +23,7 @@ def card(compiled: Compiled, facts: Mapping[str, str]) -> str:
     return f"""# A neural network as one file
 
 ```
-{plain(compiled.text)}
+{fenced(compiled.text)}
 ```
 
 | fact | value |

@@ -1,18 +1,19 @@
 """Export: an architecture and its weights as a folder that needs torch and safetensors only.
 
-The folder is written beside its place, run in a clean interpreter, and moved there when its outputs
-agree: a failed export leaves nothing half-written, and what was there before stays.
+The files are written beside their place, run in a clean interpreter, and moved there when their
+outputs agree: a failed export leaves nothing half-written. Into a folder that holds something, the
+files are moved one by one: whatever else lies there is never removed.
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from einspace.compile import Compiled
 from einspace.load import load
@@ -24,6 +25,8 @@ from registry.verify import TOLERANCE, verify
 
 BATCH = 2
 FORMATS = ("folder", "pt2")
+PROGRAM = "model.pt2"
+OPTIONAL = (PROGRAM,)
 
 
 def check_out(out: Path, *, force: bool) -> None:
@@ -45,11 +48,23 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def sample_input(kind: TensorType, seed: int = 0) -> Tensor:
-    """Data of a type, two samples."""
+    """Data of a type, two samples; tokens are never the padding."""
     generator = torch.Generator().manual_seed(seed)
-    if kind.kind == "tokens":
-        return torch.randint(0, kind.vocab or 2, (BATCH, *kind.shape), generator=generator)
-    return torch.randn(BATCH, *kind.shape, generator=generator)
+    shape, inner = [BATCH, *kind.shape], kind
+    while inner.kind == "items":
+        inner = inner.items[0]
+        shape += inner.shape
+    if inner.kind == "tokens":
+        return torch.randint(1, max(inner.vocab or 2, 2), shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def sample_of(inputs: Sequence[Tensor], y: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
+    """`input_0 ...` and `output`, `output_1 ...`, as `sample.safetensors` holds them."""
+    outputs = [y] if isinstance(y, Tensor) else list(y)
+    named = {f"input_{i}": x for i, x in enumerate(inputs)}
+    named |= {f"output_{i}" if i else "output": x for i, x in enumerate(outputs)}
+    return {name: x.detach().clone().contiguous() for name, x in named.items()}
 
 
 def export(
@@ -83,13 +98,25 @@ def export(
                 f"more than {TOLERANCE:g}",
                 hint="nothing was written",
             )
-        if out.exists():
-            shutil.rmtree(out)
-        work.chmod(0o755)
-        work.rename(out)
+        _move(work, out)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return out
+
+
+def _move(work: Path, out: Path) -> None:
+    """Put the files in place. A folder that exists keeps what is not ours."""
+    work.chmod(0o755)
+    if not out.exists():
+        work.rename(out)
+        return
+    for name in OPTIONAL:
+        if not (work / name).exists():
+            (out / name).unlink(missing_ok=True)
+    for path in work.iterdir():
+        path.replace(out / path.name)
 
 
 def _write(
@@ -99,20 +126,19 @@ def _write(
     facts: Mapping[str, str],
     fmt: str,
 ) -> None:
-    torch.manual_seed(0)
-    model = load(compiled.source)()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = load(compiled.source)()
     if state is not None:
-        model.load_state_dict(dict(state), strict=True)
+        _restore(model, state)
     model.eval()
     kinds = compiled.interface.inputs
-    inputs = [sample_input(kind) for kind in kinds.values()]
+    inputs = [sample_input(kind, seed) for seed, kind in enumerate(kinds.values())]
     with torch.no_grad():
-        output = model(*inputs)
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "weights.safetensors"
-    )
-    sample = {f"input_{i}": x for i, x in enumerate(inputs)}
-    save_file({**sample, "output": output.contiguous()}, folder / "sample.safetensors")
+        sample = sample_of(inputs, model(*inputs))
+    weights = {name: x.detach().contiguous() for name, x in model.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors")
+    save_file(sample, folder / "sample.safetensors")
     config = {
         "architecture": compiled.text,
         "id": compiled.hash,
@@ -128,5 +154,37 @@ def _write(
     (folder / "requirements.txt").write_text("torch>=2.11\nsafetensors>=0.6\n", encoding="utf-8")
     (folder / "graph.svg").write_text(svg_of(compiled.graph), encoding="utf-8")
     if fmt == "pt2":
+        _write_program(model, inputs, sample, folder / PROGRAM)
+
+
+def _restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        last = str(error).splitlines()[-1].strip()
+        raise ExportError(
+            f"the weights are not those of this architecture: {last}",
+            hint="train it again: einspace export STUDY -o DIR",
+        ) from error
+
+
+def _write_program(
+    model: nn.Module, inputs: Sequence[Tensor], sample: Mapping[str, Tensor], path: Path
+) -> None:
+    """`torch.export`'s program for the sample's batch size, read back and compared."""
+    from torch._dynamo.exc import TorchDynamoException  # seconds to import
+
+    try:
         program = torch.export.export(model, tuple(inputs))
-        torch.export.save(program, folder / "model.pt2")
+    except (TorchDynamoException, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(
+            f"torch.export cannot take this model: {first}", hint="use --format folder"
+        ) from error
+    torch.export.save(program, path)
+    found = sample_of(inputs, torch.export.load(path).module()(*inputs))
+    outputs = [k for k in sample if k.startswith("output")]
+    worst = max(float((found[k] - sample[k]).abs().max()) for k in outputs)
+    scale = max(1.0, *(float(sample[k].abs().max()) for k in outputs))
+    if not worst <= TOLERANCE * scale:
+        raise ExportError(f"the pt2 program differs by {worst:g}", hint="use --format folder")

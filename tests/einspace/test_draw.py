@@ -30,7 +30,10 @@ class Builder:
 
     def block(self, x: int, shared: str = "") -> int:
         """A pre-norm transformer block; `shared` prefixes the module keys."""
-        key = (lambda k: f"{shared}{k}") if shared else (lambda k: "")
+
+        def key(part: str) -> str:
+            return f"{shared}{part}" if shared else ""
+
         norm = self.add("rms_norm", x, params=128, module=key("a"))
         mixed = self.add("softmax_attn", norm, params=65_536, module=key("b"), heads=4, causal=True)
         x = self.add("add", x, mixed)

@@ -88,7 +88,7 @@ def test_a_folder_in_use_is_kept(compiled: Compiled, tmp_path: Path) -> None:
 
 
 def test_wrong_weights_leave_nothing_behind(compiled: Compiled, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ExportError, match="not those of this architecture"):
         export(compiled, {"nonsense": torch.zeros(1)}, tmp_path / "out", facts={})
     assert list(tmp_path.iterdir()) == []
 
