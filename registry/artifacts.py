@@ -6,7 +6,7 @@ from einspace.compile import compile_text
 from einspace.interface import Interface
 from einspace.render import svg_of
 from einspace.result import TrialRecord
-from grammar.errors import SpaceError
+from grammar.errors import SpaceError, UserError
 
 
 def trial_files(trial: TrialRecord, interface: Interface | None) -> Mapping[str, str]:
@@ -20,4 +20,9 @@ def trial_files(trial: TrialRecord, interface: Interface | None) -> Mapping[str,
         compiled = compile_text(trial.text, interface)
     except SpaceError as error:
         return {**files, "invalid.txt": error.render() + "\n"}
-    return {**files, "model.py": compiled.source, "graph.svg": svg_of(compiled.graph)}
+    files["model.py"] = compiled.source
+    try:
+        files["graph.svg"] = svg_of(compiled.graph)
+    except UserError as error:  # a machine without Graphviz still tracks
+        files["no-drawing.txt"] = error.render() + "\n"
+    return files

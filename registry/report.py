@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from einspace.result import SearchRecord, TrialRecord
+from ops import table
+from registry.artifacts import trial_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;"
     "text-align:left;vertical-align:top}code{font-size:.85em;word-break:break-word}img{max-width:100%}"
+    ".drawing{overflow:auto;max-height:40em}"
 )
 
 
@@ -46,10 +49,11 @@ def pareto(trials: Sequence[TrialRecord], *, maximise: bool) -> list[TrialRecord
 
 
 def ops_used(trials: Sequence[TrialRecord]) -> Counter[str]:
-    """In how many of the trials each word stands."""
+    """In how many of the trials each op stands."""
+    known = table().keys()
     found: Counter[str] = Counter()
     for trial in trials:
-        found.update(set(re.findall(r"[a-z_][a-z0-9_]*", re.sub(r"\w+=[\w.]+", "", trial.text))))
+        found.update(known & set(re.findall(r"(?<![\w@.])[a-z_]\w*(?!\w*=)", trial.text)))
     return found
 
 
@@ -71,6 +75,8 @@ def report_page(record: SearchRecord) -> str:
             f"<p><code>{html.escape(best.text)}</code></p>"
             f"<p>Export it: <code>einspace export {html.escape(record.study)} -o DIR</code></p>"
         )
+        picture = trial_files(best, record.task_interface).get("graph.svg", "")
+        parts.append(f'<div class="drawing">{picture}</div>')
         parts.append(_plots(record, done))
     if record.final:
         rows = "".join(
@@ -97,7 +103,7 @@ def _plots(record: SearchRecord, done: Sequence[TrialRecord]) -> str:
     so_far = [better(values[: i + 1]) for i in range(len(values))]
     front = pareto(done, maximise=maximise)
     counts = ops_used(sorted(done, key=lambda t: t.value or 0.0, reverse=maximise)[:10])
-    words = counts.most_common(15)[::-1]
+    names = counts.most_common(15)[::-1]
 
     def course(axes: "Axes") -> None:
         axes.plot([t.number for t in done], values, ".", color="#999999", label="trial")
@@ -110,13 +116,13 @@ def _plots(record: SearchRecord, done: Sequence[TrialRecord]) -> str:
         axes.plot([t.metrics["params"] for t in front], [t.value or 0.0 for t in front], "o-")
         axes.set(xlabel="parameters", ylabel=record.metric, xscale="log")
 
-    def words_used(axes: "Axes") -> None:
-        axes.barh([w for w, _ in words], [n for _, n in words])
+    def names_used(axes: "Axes") -> None:
+        axes.barh([w for w, _ in names], [n for _, n in names])
         axes.set(xlabel="of the ten best trials")
 
     return (
         f"<h2>Best so far</h2>{_picture(course)}<h2>Pareto front</h2>{_picture(trade)}"
-        f"<h2>Words of the best</h2>{_picture(words_used)}"
+        f"<h2>Ops of the best</h2>{_picture(names_used)}"
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einspace.result import SearchRecord, TrialRecord
+from grammar.errors import UserError
 from registry.artifacts import trial_files
 from registry.report import report_page
 
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "einspace"
-ENDED = {"ok": "FINISHED", "pruned": "FINISHED", "running": "RUNNING", "waiting": "SCHEDULED"}
+# Killed from outside is not a failure of the architecture.
+ENDED = {
+    "ok": "FINISHED",
+    "pruned": "FINISHED",
+    "killed": "KILLED",
+    "running": "RUNNING",
+    "waiting": "SCHEDULED",
+}
 BATCH = 900
 KEY = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
@@ -47,6 +55,8 @@ def client_of(uri: str) -> "MlflowClient":
 def _experiment(client: "MlflowClient", uri: str) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
     location = None
     if uri.startswith("sqlite:///"):
@@ -89,18 +99,8 @@ def project(record: SearchRecord, uri: str, *, finished: bool = True) -> int:
     """
     client = client_of(uri)
     experiment = _experiment(client, uri)
-    parents = _runs(client, experiment, record.study, "search")
-    tags = {"nas.study": record.study, "nas.kind": "search", "nas.space": record.space}
-    tags |= {"nas.task": record.task, "nas.metric": record.metric}
-    tags |= {f"nas.{KEY.sub('_', k)}": str(v)[:4000] for k, v in record.tags.items()}
-    if parents:
-        parent = parents[0].info.run_id
-    else:
-        parent = client.create_run(experiment, run_name=record.study, tags=tags).info.run_id
-    known = {
-        int(r.data.tags["optuna.trial"]): r
-        for r in _runs(client, experiment, record.study, "trial")
-    }
+    parent = _parent(client, experiment, record)
+    known = _known(client, experiment, parent, record)
     written = 0
     for trial in record.trials:
         if trial.status != "waiting" and not _complete(known.get(trial.number), trial):
@@ -109,6 +109,64 @@ def project(record: SearchRecord, uri: str, *, finished: bool = True) -> int:
     if finished:
         _close(client, parent, record)
     return written
+
+
+def _parent(client: "MlflowClient", experiment: str, record: SearchRecord) -> str:
+    """The study's run, with today's tags and the best value so far as a curve over trials."""
+    from mlflow.entities import Metric, RunTag
+
+    tags = {"nas.study": record.study, "nas.kind": "search", "nas.space": record.space}
+    tags |= {"nas.task": record.task, "nas.metric": record.metric}
+    tags |= {f"nas.{KEY.sub('_', k)}": str(v)[:4000] for k, v in record.tags.items()}
+    parents = _runs(client, experiment, record.study, "search")
+    if parents:
+        parent = str(parents[0].info.run_id)
+    else:
+        parent = str(client.create_run(experiment, run_name=record.study, tags=tags).info.run_id)
+    # A trial's end as the time stamp makes a second projection write the same rows, not more.
+    course = [
+        Metric(f"best_{KEY.sub('_', record.metric)}", t.value, _end(t), t.number)
+        for t in improvements(record)
+    ]
+    client.log_batch(parent, course[-BATCH:], [], [RunTag(k, v) for k, v in tags.items()][:100])
+    return parent
+
+
+def improvements(record: SearchRecord) -> list[TrialRecord]:
+    """The finished trials that were better than all before them."""
+    best: list[TrialRecord] = []
+    sign = 1.0 if record.direction == "maximize" else -1.0
+    for trial in sorted(record.trials, key=lambda t: t.number):
+        if trial.status != "ok" or trial.value is None:
+            continue
+        if not best or sign * trial.value > sign * (best[-1].value or 0.0):
+            best.append(trial)
+    return best
+
+
+def _known(
+    client: "MlflowClient", experiment: str, parent: str, record: SearchRecord
+) -> dict[int, Any]:
+    """The runs of the record's trials by number. Runs of another study that had this name, and
+    doubles, are deleted (MLflow keeps deleted runs until `mlflow gc`)."""
+    trials = {t.number: t for t in record.trials}
+    known: dict[int, Any] = {}
+    for run in _runs(client, experiment, record.study, "trial"):
+        number = int(run.data.tags["optuna.trial"])
+        trial = trials.get(number)
+        seen = run.data.tags.get("nas.hash")
+        if trial is None or number in known or (seen and trial.hash and seen != trial.hash):
+            client.delete_run(run.info.run_id)
+            continue
+        if run.data.tags.get("mlflow.parentRunId") != parent:
+            client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
+        known[number] = run
+    return known
+
+
+def _end(trial: TrialRecord) -> int:
+    """When a trial ended, in milliseconds."""
+    return int(1000 * (trial.started + trial.seconds))
 
 
 def _complete(run: Any, trial: TrialRecord) -> bool:
@@ -141,35 +199,38 @@ def _write(
         return
     from mlflow.entities import Metric, Param, RunTag
 
-    run_id = run.info.run_id
-    end = int(1000 * (trial.started + trial.seconds))
+    run_id, end = run.info.run_id, _end(trial)
     rows = [Metric(k, v, end, step) for k, v, step in _metrics(record, trial)]
     facts = {**trial.params, "origin": trial.origin or "-"}
     params = [Param(KEY.sub("_", k), str(v)[:500]) for k, v in facts.items()][:20]
     labels = {"nas.hash": trial.hash, "nas.status": trial.status, "nas.error": trial.error[:2000]}
     client.log_batch(run_id, rows[:BATCH], params, [RunTag(k, v) for k, v in labels.items()])
+    for start in range(BATCH, len(rows), BATCH):
+        client.log_batch(run_id, rows[start : start + BATCH])
     for name, text in trial_files(trial, record.task_interface).items():
         client.log_text(run_id, text, name)
+    # Last: a run without this tag is half-written and is written again.
     client.set_tag(run_id, "nas.complete", trial.status)
     client.set_terminated(run_id, ENDED.get(trial.status, "FAILED"), end_time=end)
 
 
 def _metrics(record: SearchRecord, trial: TrialRecord) -> Iterable[tuple[str, float, int]]:
+    """The value first; of many curves or numbers, the first 15."""
+    if trial.value is not None:
+        yield KEY.sub("_", record.metric), trial.value, 0
+    for name, value in list(trial.metrics.items())[:15]:
+        yield KEY.sub("_", name), value, 0
     for name, values in list(trial.curves.items())[:15]:
         for step, value in enumerate(values, start=1):
             yield KEY.sub("_", name), value, step
-    for name, value in list(trial.metrics.items())[:15]:
-        yield KEY.sub("_", name), value, 0
-    if trial.value is not None:
-        yield record.metric, trial.value, 0
 
 
 def _close(client: "MlflowClient", parent: str, record: SearchRecord) -> None:
     best = record.best()
     if best is not None and best.value is not None:
-        client.log_metric(parent, f"best_{record.metric}", best.value)
         client.set_tag(parent, "nas.best_trial", str(best.number))
-        client.log_text(parent, best.text + "\n", "best.arch")
+        for name, text in trial_files(best, record.task_interface).items():
+            client.log_text(parent, text, f"best/{name}")
     for name, value in record.final.items():
         if isinstance(value, int | float):
             client.log_metric(parent, f"final_{KEY.sub('_', name)}", float(value))
@@ -192,7 +253,7 @@ class Projector:
 
         try:
             project(record, self.uri, finished=finished)
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, UserError) as error:
             if not self.told:
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 self.tell(
