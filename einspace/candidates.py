@@ -4,9 +4,6 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from grammar.parse import parse
-from grammar.pcfg import check_space, with_values
-
 from einspace.compile import Closed
 from einspace.interface import Interface
 from einspace.library import space_source
@@ -15,6 +12,8 @@ from grammar.ast import Space
 from grammar.derive import derive
 from grammar.mutate import crossover_chooser, mutation_chooser
 from grammar.normal import text_of
+from grammar.parse import parse
+from grammar.pcfg import check_space, with_values
 from grammar.walk import Chooser, Limits, Sample
 from ops import table
 

@@ -6,9 +6,6 @@ text -parse-> Space -check-> Checked -derive-> Derivation -collect-> Graph -emit
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grammar.parse import parse
-from grammar.pcfg import check_space
-
 from einspace.cost import Totals, totals
 from einspace.emit import emit
 from einspace.graph import Graph, collect
@@ -19,6 +16,8 @@ from grammar.ast import Space
 from grammar.derive import derive
 from grammar.errors import SpaceError
 from grammar.normal import text_of
+from grammar.parse import parse
+from grammar.pcfg import check_space
 from grammar.walk import Derivation, Limits
 from ops import table
 from ops.spec import Op

@@ -43,10 +43,11 @@ def tracking_uri(runs: Path) -> str:
 def client_of(uri: str) -> "MlflowClient":
     """A quiet client; the first call creates the schema, which takes seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     from mlflow import MlflowClient
 
+    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
@@ -80,16 +81,25 @@ def _runs(client: "MlflowClient", experiment: str, study: str, kind: str) -> lis
             return found
 
 
-def run_ids(uri: str, study: str) -> dict[int, str]:
-    """Trial number -> MLflow run id; empty when nothing was projected yet."""
+def _found(uri: str, study: str, kind: str) -> list[Any]:
+    """The runs of a study; none when nothing was projected yet."""
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return {}
+        return []
     client = client_of(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        return {}
-    rows = _runs(client, experiment.experiment_id, study, "trial")
+    return [] if experiment is None else _runs(client, experiment.experiment_id, study, kind)
+
+
+def run_ids(uri: str, study: str) -> dict[int, str]:
+    """Trial number -> MLflow run id."""
+    rows = _found(uri, study, "trial")
     return {int(r.data.tags["optuna.trial"]): r.info.run_id for r in rows}
+
+
+def study_run(uri: str, study: str) -> str | None:
+    """The run id of the study itself."""
+    rows = _found(uri, study, "search")
+    return str(rows[0].info.run_id) if rows else None
 
 
 def project(record: SearchRecord, uri: str, *, finished: bool = True) -> int:
@@ -125,7 +135,7 @@ def _parent(client: "MlflowClient", experiment: str, record: SearchRecord) -> st
         parent = str(client.create_run(experiment, run_name=record.study, tags=tags).info.run_id)
     # A trial's end as the time stamp makes a second projection write the same rows, not more.
     course = [
-        Metric(f"best_{KEY.sub('_', record.metric)}", t.value, _end(t), t.number)
+        Metric(f"best_{KEY.sub('_', record.metric)}", t.value or 0.0, _end(t), t.number)
         for t in improvements(record)
     ]
     client.log_batch(parent, course[-BATCH:], [], [RunTag(k, v) for k, v in tags.items()][:100])
