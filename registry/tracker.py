@@ -44,13 +44,14 @@ def client_of(uri: str) -> "MlflowClient":
     """A quiet client; the first call creates the schema, which takes seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def _experiment(client: "MlflowClient", uri: str) -> str:
@@ -258,18 +259,27 @@ class Projector:
 
     def push(self, record: SearchRecord, *, finished: bool = True) -> bool:
         """Whether MLflow now shows the record."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             project(record, self.uri, finished=finished)
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, UserError) as error:
+        except tracking_errors() as error:
             if not self.told:
-                first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 self.tell(
-                    f"MLflow could not be written ({first}); the study is complete without it, "
-                    f"and `einspace repair {record.study}` brings it up to date"
+                    f"MLflow could not be written ({first_line(error)}); the study is complete "
+                    f"without it, and `einspace repair {record.study}` brings it up to date"
                 )
             self.told = True
             return False
         return True
+
+
+def tracking_errors() -> tuple[type[Exception], ...]:
+    """What tracking may fail with; none of it may end a search."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, UserError)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
