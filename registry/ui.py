@@ -2,16 +2,16 @@
 
 import os
 import socket
-import subprocess
 import sys
+from typing import NoReturn
 
 from grammar.errors import StudyError
 
 HOST = "127.0.0.1"
 
 
-def serve(uri: str, port: int) -> None:
-    """Run MLflow's server until it is interrupted. Raises: StudyError when the port is in use."""
+def serve(uri: str, port: int) -> NoReturn:
+    """Become MLflow's server. Raises: StudyError when the port is in use."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -23,7 +23,5 @@ def serve(uri: str, port: int) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    try:
-        subprocess.run(command, env=environment, check=False)
-    except KeyboardInterrupt:
-        return
+    # The server takes this process over, so that a signal to it ends the server.
+    os.execve(sys.executable, command, environment)
