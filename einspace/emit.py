@@ -55,6 +55,7 @@ class _Class:
     updates: list[tuple[str, int]] = field(default_factory=list)
     extras: bool = False
     mask: bool = False
+    masks: set[str] = field(default_factory=set)
 
 
 class _Emitter:
@@ -82,6 +83,31 @@ class _Emitter:
             return False
         source, port = node.inputs[0]
         return self.nodes[source].types[port].may_pad
+
+    def _mask_name(self, cls: _Class, ref: tuple[int, int]) -> str:
+        """The mask of a value: that of the model input whose padding it carries."""
+        cls.mask = True
+        if cls.name != "Model":
+            return "mask"
+        node = self.nodes[ref[0]]
+        while node.op != "input":
+            node = next(self.nodes[i] for i, p in node.inputs if self.nodes[i].types[p].may_pad)
+        name = str(node.args["name"])
+        cls.masks.add(name)
+        several = sum(n.type.may_pad for n in self.graph.input_nodes) > 1
+        return f"mask_{name}" if several else "mask"
+
+    def _mask_words(self, cls: _Class, node: GraphNode) -> list[str]:
+        """The keyword arguments that hand masks to a node's module."""
+        words = []
+        declared = {i.name: i for i in self.table[node.op].inputs}
+        plain = len(node.inputs) - len(node.roles)
+        for role, ref in zip(node.roles, node.inputs[plain:], strict=True):
+            if declared[role].masked and self.nodes[ref[0]].types[ref[1]].may_pad:
+                words.append(f"{role}_mask={self._mask_name(cls, ref)}")
+        if self._masked(node):
+            words.append(f"mask={self._mask_name(cls, node.inputs[0])}")
+        return words
 
     # -- a class -----------------------------------------------------------------------------
 
@@ -180,15 +206,16 @@ class _Emitter:
             cls.init.append(f"self.{name} = {op.module.__name__}({made})")
         plain = len(args) - len(node.roles)
         call = args[:plain] + [f"{r}={a}" for r, a in zip(node.roles, args[plain:], strict=True)]
-        masked = self._masked(node)
-        cls.mask |= masked
+        words = self._mask_words(cls, node)
         left = ", ".join(outs)
         extra = [r for r in op.returns if r in ("aux", "stats")]
+        every = bool(op.signature.exports) and len(outs) > 1
+        method = ".alone" if op.signature.exports and not every else ""
         if extra:
             cls.extras = True
             left = ", ".join([left, *(f"{r}_{name}" for r in extra)])
-        given = ", ".join([*call, "mask=mask"] if masked else call)
-        cls.forward.append(f"{left} = self.{name}({given}){note}")
+        given = ", ".join([*call, *words])
+        cls.forward.append(f"{left} = self.{name}{method}({given}){note}")
         if "aux" in extra:
             cls.forward.append(f"aux = aux + aux_{name}")
         if "stats" in extra:
@@ -197,11 +224,12 @@ class _Emitter:
         if op.state:
             index = len(cls.states)
             cls.states.append(f"self.{name}.init_state(batch, length)")
-            cls.step.append(
-                f"{left}, s{index} = self.{name}.step({', '.join(call)}, state[{index}])"
-            )
+            given = ", ".join([*call[:plain], f"state[{index}]", *call[plain:]])
+            step = "step_all" if every else "step"
+            cls.step.append(f"{', '.join(outs)}, s{index} = self.{name}.{step}({given})")
         else:
-            cls.step.append(f"{left} = self.{name}({', '.join(call)})")
+            left = ", ".join([*outs, *("_" for _ in extra)])
+            cls.step.append(f"{left} = self.{name}{method}({', '.join(call)})")
 
     @staticmethod
     def _inline(node: GraphNode, op: Op | None, args: Sequence[str]) -> str:
@@ -231,11 +259,10 @@ class _Emitter:
         attribute = self._attribute({}, used, "blocks", f"loop{leave.id}")
         count = len(loop.copies)
         cls.init.append(f"self.{attribute} = nn.ModuleList({block.name}() for _ in range({count}))")
-        cls.mask |= block.mask
         if before != name:
             cls.forward.append(f"{name} = {before}")
             cls.step.append(f"{name} = {before}")
-        given = f"{name}, mask" if block.mask else name
+        given = f"{name}, {self._mask_name(cls, entry)}" if block.mask else name
         kind = f"  # {leave.type}"
         cls.forward.append(f"for block in self.{attribute}:{kind}")
         if block.extras:
@@ -306,15 +333,17 @@ class _Emitter:
         return f"{cls.inputs[0]}.new_zeros((), dtype=torch.float32)"
 
     def _mask_lines(self, cls: _Class) -> list[str]:
-        if cls.name != "Model" or not cls.mask:
+        if cls.name != "Model":
             return []
-        for node in self.graph.input_nodes:
-            if node.type.may_pad:
-                name = str(node.args["name"])
-                if node.type.kind == "tokens":
-                    return [f"mask = {name} != 0"]
-                return [f"mask = {name}.ne(0).any(-1)"]
-        raise AssertionError("an op wants a mask, but no input may be padded")
+        padded = [n for n in self.graph.input_nodes if n.type.may_pad]
+        lines = []
+        for node in padded:
+            name = str(node.args["name"])
+            if name in cls.masks:
+                mask = f"mask_{name}" if len(padded) > 1 else "mask"
+                test = f"{name} != 0" if node.type.kind == "tokens" else f"{name}.ne(0).any(-1)"
+                lines.append(f"{mask} = {test}")
+        return lines
 
     @staticmethod
     def _update_lines(cls: _Class) -> list[str]:
@@ -368,9 +397,11 @@ def _decodes(table: Mapping[str, Op], graph: Graph) -> bool:
         return False
     length = inputs[0].type.length
     for node in graph.nodes:
-        if node.op != "input" and (node.op not in table or not node.causal or node.roles):
+        if node.op == "input":
+            continue
+        if node.op not in table or not node.causal:
             return False
-        if {"aux", "stats"} & set(table[node.op].returns if node.op in table else ()):
+        if any(i.role != "stream" for i in table[node.op].inputs if i.name in node.roles):
             return False
         if any(t.kind not in ("tokens", "seq") or t.length != length for t in node.types):
             return False

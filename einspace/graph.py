@@ -98,6 +98,8 @@ def collect(outputs: Outputs, roots: tuple[Ref, ...]) -> Graph:
             stack.append((term, True))
             stack.extend((r.term, False) for r in reversed(term.inputs))
     ids = {id(term): i for i, term in enumerate(order)}
+    used = (*outputs.refs, *(r for t in order for r in t.inputs))
+    read = {id(r.term) for r in used if r.port >= len(r.term.types) - r.term.exports}
     nodes = tuple(
         GraphNode(
             ids[id(t)],
@@ -106,7 +108,7 @@ def collect(outputs: Outputs, roots: tuple[Ref, ...]) -> Graph:
             t.constructor,
             tuple((ids[id(r.term)], r.port) for r in t.inputs),
             t.roles,
-            t.types,
+            t.types if id(t) in read else t.types[: len(t.types) - t.exports],
             t.module,
             t.cost,
             t.causal,

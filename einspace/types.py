@@ -20,7 +20,7 @@ from ops.spec import Cost, Mismatch, Op, TensorType
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
     """One op applied: `types` are its outputs, `inputs` the refs it reads (x first), `roles` the
-    names of the further inputs among them."""
+    names of the further inputs among them. The last `exports` types are those of exports."""
 
     op: str
     args: Mapping[str, Scalar] = field(default_factory=dict)
@@ -31,6 +31,7 @@ class Term:
     module: str = ""
     cost: Cost = field(default_factory=Cost)
     causal: bool = True
+    exports: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Typing:
     ) -> Applied:
         row = self.table[op]
         xs = [self._one(v, op, site) for v in values]
-        extra = {n: self._one(v, op, site) for n, v in inputs.items()}
+        extra = self._beside(row, {n: self._one(v, op, site) for n, v in inputs.items()}, site)
         given: dict[str, Any] = {**params, **self._context(row, site)}
         types = [x.type for x in xs]
         extras = [extra[i.name].type if i.name in extra else None for i in row.inputs]
@@ -112,9 +113,12 @@ class Typing:
             )
         outs = out if isinstance(out, tuple) else (out,)
         refs = (*xs, *extra.values())
-        term = Term(op, params, constructor, refs, tuple(extra), outs, site.module, cost, causal)
+        exports = len(row.signature.exports)
+        term = Term(
+            op, params, constructor, refs, tuple(extra), outs, site.module, cost, causal, exports
+        )
         made = tuple(Ref(term, i) for i in range(len(outs)))
-        value = made if isinstance(out, tuple) else made[0]
+        value = made if isinstance(out, tuple) and not exports else made[0]
         return Applied(value, cost.params, cost.flops, constructor)
 
     def _one(self, value: object, op: str, site: Site) -> Ref:
@@ -128,6 +132,18 @@ class Typing:
             )
         names = ", ".join(f"@{n}" for n in self.interface.inputs)
         raise refuse(f"nothing flows into '{op}'", site.node, f"start with one of {names}")
+
+    def _beside(self, row: Op, extra: dict[str, Ref], site: Site) -> dict[str, Ref]:
+        """The inputs in table order, those left out taken from beside a given one."""
+        found = {}
+        for declared in row.inputs:
+            if declared.name in extra:
+                found[declared.name] = extra[declared.name]
+            elif declared.beside is not None and declared.beside[0] in extra:
+                near, name = declared.beside
+                source = Ref(extra[near].term)
+                found[declared.name] = self._one(self.export(source, name, site), row.name, site)
+        return found
 
     def _context(self, row: Op, site: Site) -> dict[str, Any]:
         known = {
@@ -147,6 +163,8 @@ class Typing:
             row = self.table[value.term.op]
             known = row.signature.exports
             if name in known:
+                if why := row.hides(**value.term.args) if row.hides else "":
+                    raise refuse(f"'{row.name}' exports nothing here: {why}", site.node)
                 return Ref(value.term, 1 + known.index(name))
             raise refuse(
                 f"'{row.name}' exports no '{name}'",

@@ -138,11 +138,15 @@ class Cost:
 @dataclass(frozen=True, slots=True)
 class Input:
     """A declared further input. `stream`: aligned with x, `step` gets its slice; `static`: given
-    whole to `init_state`."""
+    whole to `init_state`. `masked`: where it may be padded, `forward` also gets `<name>_mask`,
+    bool [B, S]. `beside=(input, export)`: left out, it is that export of the op that gave `input`.
+    """
 
     name: str
     role: Literal["stream", "static"] = "static"
     optional: bool = False
+    masked: bool = False
+    beside: tuple[str, str] | None = None
 
 
 def _default_init(x: TensorType, **params: Any) -> dict[str, Any]:
@@ -164,6 +168,10 @@ class Op:
     `shape`, `cost` and `causal` and left out of `forward`'s call. A `variadic` op takes any number
     of equal-rank values instead of one `x`. `needs` adds context keywords to shape, init, cost and
     causal: `target` (the type the task wants), `layer` (index of this module, from 0) and `seed`.
+    A name in `returns` other than y, aux and stats is an export: `shape` then gives several types,
+    y's first; `forward` returns all of them, `alone` (same arguments) y only, for models in which
+    nobody reads an export; `step` gives y, `step_all` all. `hides(**params)` says why these
+    parameters export nothing ("": they do).
     `inline` writes the op as an expression of its inputs instead of a module call (the module then
     serves the interpreter oracle only).
     """
@@ -184,6 +192,7 @@ class Op:
     needs_positions: bool = False
     fixed_length: bool = False
     uses: tuple[Callable[..., Any], ...] = ()
+    hides: Callable[..., str] | None = None
     inline: Callable[[Sequence[str], Mapping[str, Scalar]], str] | None = None
     paper: str = ""
 

@@ -39,12 +39,14 @@ def interpret(compiled: Compiled, model: nn.Module, inputs: list[Tensor]) -> Ten
     owned = list(op_modules(model, names))
     assert len(owned) == len(firsts)
     modules = {n.module: m for n, m in zip(firsts, owned, strict=True)}
-    mask = None
+    masks: dict[str, Tensor] = {}
+    carried: dict[tuple[int, int], str] = {}
     values: dict[tuple[int, int], Tensor] = {}
     for node, x in zip(graph.input_nodes, inputs, strict=True):
         values[(node.id, 0)] = x
         if node.type.may_pad:
-            mask = x != 0 if node.type.kind == "tokens" else x.ne(0).any(-1)
+            name = carried[(node.id, 0)] = str(node.args["name"])
+            masks[name] = x != 0 if node.type.kind == "tokens" else x.ne(0).any(-1)
     for node in graph.nodes:
         if node.op == "input":
             continue
@@ -53,12 +55,21 @@ def interpret(compiled: Compiled, model: nn.Module, inputs: list[Tensor]) -> Ten
         module = modules.get(node.module) or op.module(**node.constructor)
         plain = len(args) - len(node.roles)
         extra = dict(zip(node.roles, args[plain:], strict=True))
-        source, port = node.inputs[0]
-        if op.mask in ("use", "end") and graph[source].types[port].may_pad:
-            extra["mask"] = mask
+        for port, kind in enumerate(node.types):
+            if kind.may_pad:
+                carried[(node.id, port)] = next(carried[r] for r in node.inputs if r in carried)
+        if op.mask in ("use", "end") and node.inputs[0] in carried:
+            extra["mask"] = masks[carried[node.inputs[0]]]
+        for declared in op.inputs:
+            if declared.masked and declared.name in node.roles:
+                ref = node.inputs[plain + node.roles.index(declared.name)]
+                if ref in carried:
+                    extra[f"{declared.name}_mask"] = masks[carried[ref]]
         out = module(*args[:plain], **extra)
-        kept = out[0] if len(op.returns) > 1 else out
-        for index, value in enumerate(kept if isinstance(kept, tuple) else (kept,)):
+        named = zip(op.returns, out if len(op.returns) > 1 else (out,), strict=True)
+        kept = [v for name, v in named if name not in ("aux", "stats")]
+        several = len(kept) == 1 and isinstance(kept[0], tuple | list)
+        for index, value in enumerate(kept[0] if several else kept):
             values[(node.id, index)] = value
     return values[graph.output[0]]
 
