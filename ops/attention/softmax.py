@@ -1,29 +1,42 @@
 """Softmax attention: multi-head, grouped-query, multi-query; to itself or to another sequence.
 
-    y_t = W_o concat_h sum_s softmax_s(q_t . k_s / sqrt(K) + p_h(t, s)) v_s
+    y_t = W_o concat_h (gate_t *) sum_s softmax_s(z_ts) v_s,   z_ts = scale q_t . k_s + p_h(t, s)
 
 Shapes: x [B, T, D] -> [B, T, D], K = D / heads. `kv_heads` key/value heads, each read by
-heads/kv_heads query heads (1: MQA). `kv` [B, S, kv_dim]: keys and values come from there.
-Causal with the flag `causal` (s <= t), else not causal and without steps.
-`pos`: rotary on q and k, or ALiBi's p = -slope_h |t - s|; `qk_norm`: RMS norm of q and k per head.
-Mask: keys at padding are left out. State (causal only): keys and values of all tokens so far,
-2 [B, kv_heads, length, K], and the position.
-Cost, with P = 2 kv_heads K: 2 D^2 + kv_dim P parameters; 4 T D^2 + 2 S kv_dim P + 4 T S D FLOPs.
-Papers: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245.
+heads/kv_heads query heads (1: MQA). `kv` [B, S, kv_dim]: keys and values come from there, its
+padding left out. Causal with the flag `causal` (s <= t), else not causal and without steps.
+`pos`: rotary; ALiBi's p = -slope_h |t - s|; `t5` buckets; `xpos` (causal only); `lrpe` with learned
+angles; `learned`: p from a table of clipped distances, 128 a side. `qk_norm`: RMS norm of q and k
+per head. `scale`: 1/sqrt(K) unless given. `cap`: z -> cap tanh(z / cap). `sink`: a further key
+without value, its logit 0 (`one`: softmax-off-by-one) or learned per head. `gate`: the mixed values
+times sigmoid(x W_g), by channel or by head.
+Exports q [B, T, heads K'], k [B, S, kv_heads K'] as they meet (scale and positions in them, K' is
+2 K for lrpe) and lse [B, T, heads]: the weights are exp(q.k - lse). Never the weights themselves;
+nothing where cap or a p that adds stand between.
+Mask: keys at padding are left out. State (causal only): keys and values of all tokens so far, [B,
+kv_heads, length, K' and K], and the position.
+Cost, with P = 2 kv_heads K: 2 D^2 + kv_dim P parameters; 4 T D^2 + 2 S kv_dim P + 4 T S D FLOPs
+(lrpe: 6 T S D), before gate and tables.
+Papers: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245 (groups); Henry
+et al. 2020, arXiv:2010.04245 (qk norm; here the RMS form); Xiao et al. 2023, arXiv:2309.17453,
+section 3.3 (sinks); Gemma Team 2024, arXiv:2408.00118 (cap); Qiu et al. 2025, arXiv:2505.06708
+(gate); Liu et al. 2021, arXiv:2103.14030, eq. 4 (learned, there in two dimensions).
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grammar.domain import Flag, Int, Word
-from ops.kernels.positions import alibi_slopes, rotary
-from ops.spec import Cost, Input, Mismatch, Op, TensorType, need, need_divides
+from grammar.domain import Flag, Float, Int, Word
+from ops.attention.engine import ENGINE, ScoreAttention, attention_shape, split_heads
+from ops.kernels.positions import rotary
+from ops.kernels.relative import lrpe, t5_bucket, xpos_scale
+from ops.spec import Cost, Input, Mismatch, Op, TensorType, need
 
 
-class SoftmaxAttention(nn.Module):
-    slopes: Tensor
-
+class SoftmaxAttention(ScoreAttention):
     def __init__(
         self,
         dim: int,
@@ -34,69 +47,158 @@ class SoftmaxAttention(nn.Module):
         bias: bool = False,
         qk_norm: bool = False,
         kv_dim: int | None = None,
+        scale: float | None = None,
+        cap: float | None = None,
+        sink: str = "none",
+        gate: str = "none",
     ) -> None:
-        super().__init__()
-        self.heads, self.kv_heads = heads, kv_heads or heads
-        self.width, self.causal, self.pos = dim // heads, causal, pos
-        self.q = nn.Linear(dim, dim, bias=bias)
-        self.kv = nn.Linear(kv_dim or dim, 2 * self.kv_heads * self.width, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
+        super().__init__(dim, heads, causal, pos, kv_heads, bias, kv_dim)
+        self.scale, self.cap, self.sink_kind = scale or self.scale, cap, sink
         self.q_scale = nn.Parameter(torch.ones(self.width)) if qk_norm else None
         self.k_scale = nn.Parameter(torch.ones(self.width)) if qk_norm else None
-        if pos == "alibi":
-            self.register_buffer("slopes", alibi_slopes(heads), persistent=False)
+        gates = {"none": 0, "head": heads, "channel": dim}[gate]
+        self.gate = nn.Linear(dim, gates, bias=False) if gates else None
+        self.sink = nn.Parameter(torch.zeros(heads)) if sink == "learned" else None
+        if pos in ("t5", "learned"):
+            rows = 32 if pos == "t5" else 129 if causal else 257
+            self.table = nn.Parameter(0.02 * torch.randn(rows, heads))
+        if pos == "lrpe":
+            count = self.kv_heads * self.width
+            angles = torch.exp(torch.arange(count) * (-2 * math.log(10000.0) / count))
+            self.theta = nn.Parameter(angles.view(self.kv_heads, self.width))
 
-    def project(self, x: Tensor, kv: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = self.q(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-        k, v = self.kv(kv).unflatten(-1, (2, self.kv_heads, self.width)).permute(2, 0, 3, 1, 4)
+    def project(self, x: Tensor, kv: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = split_heads(self.q(x), self.heads)
+        k, v = (split_heads(z, self.kv_heads) for z in self.kv(kv).chunk(2, -1))
         if self.q_scale is not None:
             q = F.rms_norm(q, (self.width,), self.q_scale, 1e-6)
             k = F.rms_norm(k, (self.width,), self.k_scale, 1e-6)
-        if self.pos == "rope":
-            q, k = rotary(q, position), rotary(k, position)
+        if self.pos in ("rope", "xpos"):
+            q, k = rotary(q, place), rotary(k, place)
+        if self.pos == "xpos":
+            q = (q * xpos_scale(place, self.width, 1, q)).to(q.dtype)
+            k = (k * xpos_scale(place, self.width, -1, k)).to(k.dtype)
+        if self.pos == "lrpe":
+            shared = self.heads // self.kv_heads
+            q = lrpe(q, place, self.theta.repeat_interleave(shared, 0))
+            k = lrpe(k, place, self.theta)
         return q, k, v
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool = False
+    def bias(self, gap: Tensor, like: Tensor) -> Tensor | None:
+        """p [heads, T, S], where positions add to the logits."""
+        if self.pos == "alibi":
+            return -self.slopes.to(like.dtype)[:, None, None] * gap.abs()
+        if self.pos == "t5":
+            rows = t5_bucket(gap, self.causal)
+        elif self.pos == "learned":
+            rows = gap.clamp(0, 128) if self.causal else gap.clamp(-128, 128) + 128
+        else:
+            return None
+        return self.table[rows].movedim(-1, 0).to(like.dtype)
+
+    def scores(self, q: Tensor, k: Tensor, gap: Tensor) -> Tensor:
+        scores = q @ self.every_head(k).mT * self.scale
+        bias = self.bias(gap, q)
+        scores = scores if bias is None else scores + bias
+        return scores if self.cap is None else self.cap * torch.tanh(scores / self.cap)
+
+    def normal(self, scores: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weights, and log sum_s e^z over the keys that are seen and the sink."""
+        if seen is not None:
+            scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+        lse = torch.logsumexp(scores, -1, keepdim=True)
+        if self.sink is not None:
+            lse = torch.logaddexp(lse, self.sink.to(lse.dtype)[:, None, None])
+        elif self.sink_kind == "one":
+            lse = torch.logaddexp(lse, torch.zeros_like(lse))
+        weights = (scores - lse).exp()
+        return weights if seen is None else weights * seen, lse
+
+    def gated(self, y: Tensor, x: Tensor) -> Tensor:
+        """[B, heads, T, K] -> [B, T, D]."""
+        if self.gate is not None:
+            y = y * split_heads(self.gate(x).sigmoid(), self.heads)
+        return self.merge(y)
+
+    def finish(
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, scores: Tensor, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y and the exports."""
+        weights, lse = self.normal(scores, seen)
+        y = self.gated(weights @ self.every_head(v), x)
+        q = (q * self.scale).transpose(1, 2).flatten(2)
+        return y, q, k.transpose(1, 2).flatten(2), lse[..., 0].mT
+
+    def meet(
+        self, x: Tensor, source: Tensor, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """q, k, v, the gap of each pair and which pairs count."""
+        place = torch.arange(x.shape[1], device=x.device)
+        query, key = place[:, None], torch.arange(source.shape[1], device=x.device)[None]
+        return *self.project(x, source, place), query - key, self.seen(query, key, keep)
+
+    def forward(
+        self,
+        x: Tensor,
+        kv: Tensor | None = None,
+        kv_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        source, keep = (x, mask) if kv is None else (kv, kv_mask)
+        q, k, v, gap, seen = self.meet(x, source, keep)
+        return self.finish(x, q, k, v, self.scores(q, k, gap), seen)
+
+    def alone(
+        self,
+        x: Tensor,
+        kv: Tensor | None = None,
+        kv_mask: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
+        """y only, by torch's fused kernel unless cap or sink forbid it."""
+        if self.cap is not None or self.sink_kind != "none":
+            return self.forward(x, kv, kv_mask, mask)[0]
+        source, keep = (x, mask) if kv is None else (kv, kv_mask)
+        q, k, v, gap, seen = self.meet(x, source, keep)
+        bias, plain = self.bias(gap, q), keep is None
+        if bias is not None and seen is not None:
+            bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
+        fused = bias is None and plain
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, is_causal=causal, enable_gqa=self.kv_heads != self.heads
+            q,
+            k,
+            v,
+            attn_mask=None if fused else seen if bias is None else bias,
+            is_causal=self.causal and fused,
+            scale=self.scale,
+            enable_gqa=self.kv_heads != self.heads,
         )
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
-
-    def logit_bias(self, distance: Tensor, seen: Tensor | None, like: Tensor) -> Tensor | None:
-        """What is added to the logits; `distance` is t - s, `seen` says which keys count."""
-        if self.pos != "alibi":
-            return seen
-        bias = -self.slopes.to(like.dtype)[:, None, None] * distance.abs()
-        return bias if seen is None else bias.masked_fill(~seen, float("-inf"))
-
-    def forward(self, x: Tensor, kv: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        position = torch.arange(x.shape[1], device=x.device)
-        q, k, v = self.project(x, x if kv is None else kv, position)
-        if kv is not None or (mask is None and self.pos != "alibi"):
-            return self.attend(q, k, v, None, self.causal)
-        distance = position[:, None] - position
-        seen = distance >= 0 if self.causal else None
-        if mask is not None:
-            keys = mask[:, None, None, :]
-            seen = keys if seen is None else (seen & keys) | (distance == 0)
-        return self.attend(q, k, v, self.logit_bias(distance, seen, q))
+        if not plain and seen is not None:
+            y = y.masked_fill(~seen.any(-1, keepdim=True), 0.0)  # a row that sees no key
+        return self.gated(y, x)
 
     def init_state(self, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-        cache = self.out.weight.new_zeros(2, batch, self.kv_heads, length, self.width)
-        return cache[0], cache[1], torch.zeros(1, dtype=torch.long, device=cache.device)
+        weight, wide = self.out.weight, self.width * (2 if self.pos == "lrpe" else 1)
+        keys = weight.new_zeros(batch, self.kv_heads, length, wide)
+        values = weight.new_zeros(batch, self.kv_heads, length, self.width)
+        return keys, values, torch.zeros(1, dtype=torch.long, device=weight.device)
+
+    def step_all(
+        self, x: Tensor, state: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """One token: y, its exports (the key of this token), the state."""
+        keys, values, place = state
+        q, k, v = self.project(x, x, place)
+        keys, values = keys.index_copy(2, place, k), values.index_copy(2, place, v)
+        gap = place[:, None] - torch.arange(keys.shape[2], device=x.device)
+        y, q, _, lse = self.finish(x, q, keys, values, self.scores(q, keys, gap), gap >= 0)
+        return y, q, k.transpose(1, 2).flatten(2), lse, (keys, values, place + 1)
 
     def step(
         self, x: Tensor, state: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        keys, values, position = state
-        q, k, v = self.project(x, x, position)
-        keys, values = keys.index_copy(2, position, k), values.index_copy(2, position, v)
-        distance = position - torch.arange(keys.shape[2], device=x.device)[None]
-        y = self.attend(q, keys, values, self.logit_bias(distance, distance >= 0, q))
-        return y, (keys, values, position + 1)
+        y, _, _, _, state = self.step_all(x, state)
+        return y, state
 
 
 def _shape(
@@ -106,12 +208,10 @@ def _shape(
     kv_heads: int | None,
     causal: bool,
     pos: str,
-    bias: bool,
-    qk_norm: bool,
     kv_dim: int | None,
-) -> TensorType:
-    need(x, "seq")
-    need_divides(heads, x.dim)
+    **_: object,
+) -> tuple[TensorType, ...]:
+    attention_shape(x, heads, pos)
     if kv_heads is not None and heads % kv_heads:
         fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         raise Mismatch(
@@ -119,12 +219,15 @@ def _shape(
             param="kv_heads",
             hint=f"kv_heads may be {fits} here",
         )
-    if pos == "rope" and x.dim // heads % 2:
-        raise Mismatch(f"rotary needs an even head width, got {x.dim // heads}", param="pos")
+    if pos == "xpos" and not causal:
+        raise Mismatch("xpos grows with keys that come later", param="pos", hint="add causal")
+    wide = x.dim // heads * (2 if pos == "lrpe" else 1)
+    q, k = x.with_dim(heads * wide), (kv or x).with_dim((kv_heads or heads) * wide)
+    outs = (x, q, k, x.with_dim(heads))
     if kv is None:
         if kv_dim is not None and kv_dim != x.dim:
             raise Mismatch(f"kv_dim={kv_dim} without kv", param="kv_dim", hint="leave kv_dim out")
-        return x
+        return outs
     need(kv, "seq")
     if causal:
         raise Mismatch("another sequence has no causal order", param="causal")
@@ -132,9 +235,7 @@ def _shape(
         raise Mismatch(f"pos={pos} compares places of one sequence, not of two", param="pos")
     if kv.dim != (kv_dim or x.dim):
         raise Mismatch(f"kv has width {kv.dim}", param="kv", hint=f"say kv_dim={kv.dim}")
-    if kv.may_pad:
-        raise Mismatch("kv may be padded, and its mask is not known here", param="kv")
-    return x
+    return outs
 
 
 def _cost(
@@ -146,14 +247,26 @@ def _cost(
     pos: str,
     bias: bool,
     qk_norm: bool,
-    kv_dim: int | None,
+    sink: str,
+    gate: str,
+    **_: object,
 ) -> Cost:
-    source = x if kv is None else kv
-    width, t, s, d = x.dim // heads, x.length, source.length, x.dim
-    pair = 2 * (kv_heads or heads) * width
+    source, d, t = x if kv is None else kv, x.dim, x.length
+    s, width, groups = source.length, x.dim // heads, kv_heads or heads
+    pair, double = 2 * groups * width, pos == "lrpe"
+    gates = {"none": 0, "head": heads, "channel": d}[gate]
+    tables = {"t5": 32 * heads, "learned": (129 if causal else 257) * heads}.get(pos, 0)
     params = 2 * d * d + source.dim * pair + bias * (2 * d + pair) + qk_norm * 2 * width
-    flops = 4 * t * d * d + 2 * s * source.dim * pair + 4 * t * s * d
-    return Cost(params, flops, 4 * (2 * t * d + s * pair), causal * (4 * t * pair + 8))
+    params += gates * d + tables + (sink == "learned") * heads + double * groups * width
+    flops = 4 * t * d * d + 2 * s * source.dim * pair + (4 + 2 * double) * t * s * d
+    state = causal * (4 * t * (pair + double * groups * width) + 8)
+    return Cost(params, flops + 2 * t * gates * d, 4 * (2 * t * d + s * pair), state)
+
+
+def _hides(pos: str, cap: float | None, **_: object) -> str:
+    if pos in ("alibi", "t5", "learned"):
+        return f"pos={pos} adds to the logits, so that q and k do not make the weights"
+    return "cap bends the logits, so that q and k do not make the weights" if cap else ""
 
 
 OP = Op(
@@ -163,17 +276,23 @@ OP = Op(
         "heads": Int(1, 64),
         "kv_heads": Int(1, 64, default=None, none=True),
         "causal": Flag(),
-        "pos": Word(("none", "rope", "alibi"), default="none"),
+        "pos": Word(("none", "rope", "alibi", "t5", "xpos", "lrpe", "learned"), default="none"),
         "bias": Flag(),
         "qk_norm": Flag(),
         "kv_dim": Int(1, 65536, log=True, default=None, none=True),
+        "scale": Float(1e-4, 1e4, log=True, default=None, none=True),
+        "cap": Float(1e-3, 1e4, log=True, default=None, none=True),
+        "sink": Word(("none", "one", "learned"), default="none"),
+        "gate": Word(("none", "head", "channel"), default="none"),
     },
-    inputs=(Input("kv", "static", optional=True),),
+    inputs=(Input("kv", "static", optional=True, masked=True),),
     shape=_shape,
     cost=_cost,
-    causal=lambda x, causal, **_: causal,
+    causal=lambda x, *_, causal, **__: causal,
+    returns=("y", "q", "k", "lse"),
     mask="use",
     state=True,
-    uses=(alibi_slopes, rotary),
+    uses=(*ENGINE, t5_bucket, xpos_scale, lrpe),
+    hides=_hides,
     paper="arXiv:1706.03762",
 )

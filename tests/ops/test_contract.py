@@ -203,6 +203,26 @@ def test_steps(bench: Bench) -> None:
 
 
 @every
+def test_exports(bench: Bench) -> None:
+    if not bench.op.signature.exports:
+        return
+    module, data = bench.build(dtype=torch.float64).eval(), bench.data(dtype=torch.float64)
+    count = len(bench.case.types)
+    further = zip(bench.op.inputs, data[count:], strict=True)
+    named = {i.name: v for i, v in further if v is not None}
+    with torch.no_grad():
+        whole = bench.values(bench.call(module, data))
+        close(module.alone(*data[:count], **named), whole[0])
+        if not (bench.op.state and bench.causal):
+            return
+        state, parts = module.init_state(BATCH, data[0].shape[1]), []
+        for t in range(data[0].shape[1]):
+            *found, state = module.step_all(data[0][:, t : t + 1], state)
+            parts.append(found)
+    close(tuple(torch.cat(p, 1) for p in zip(*parts, strict=True)), tuple(whole))
+
+
+@every
 def test_state_bytes(bench: Bench) -> None:
     if not bench.op.state or not bench.causal:
         assert bench.cost.state == 0

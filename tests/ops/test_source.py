@@ -87,7 +87,9 @@ def test_forward_takes_the_declared_inputs(op: Op) -> None:
     if op.variadic:
         return
     names = list(inspect.signature(op.module.forward).parameters)[1:]
-    declared = [i.name for i in op.inputs]
+    declared = [
+        n for i in op.inputs for n in ([i.name, f"{i.name}_mask"] if i.masked else [i.name])
+    ]
     assert names[1:] == declared + (["mask"] if op.mask in ("use", "end") else [])
 
 
