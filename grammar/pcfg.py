@@ -11,32 +11,23 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from grammar.ast import (
-    Arg,
     Call,
     Choice,
     Decl,
     Expr,
-    ListOf,
     Name,
     Node,
     Number,
-    Range,
-    Repeat,
-    Seq,
     Space,
-    String,
-    Sum,
     children,
     deep,
 )
-from grammar.domain import REQUIRED, Domain, Flag, Signature
+from grammar.calls import check_calls
+from grammar.domain import Signature
 from grammar.errors import SpaceError, did_you_mean
 from grammar.forms import FORMS
 from grammar.radius import radii
 from grammar.scope import check_names
-from grammar.weights import weights
-
-WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "none": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +83,13 @@ def _check(space: Space, signatures: Mapping[str, Signature], inputs: Collection
                     f"'{name}' is the name of an op or form", span=span, hint="rename it"
                 )
     start = _start(space)
-    checker = _Checker(rules, signatures, {d.name: d.body for d in space.decls if d.kind == "let"})
-    for decl in space.decls:
-        checker.part(decl.body, frozenset(p.name for p in decl.params or ()))
-        for param in decl.params or ():
-            if param.default is not None:
-                checker.part(param.default, frozenset(), value=True)
-    checker.part(start, frozenset())
+    lets = {d.name: d.body for d in space.decls if d.kind == "let"}
+    check_calls(start, rules, signatures, lets)
     _reachable(start, rules)
     _productive(rules, start)
     _no_shared_recursion(rules)
     check_names(start, rules, signatures, inputs)
-    radius, materialised, guilty = radii(rules, checker.lets, start)
+    radius, materialised, guilty = radii(rules, lets, start)
     if radius >= 1 - 1e-9:
         decl = rules[guilty]
         raise SpaceError(
@@ -124,184 +110,6 @@ def _start(space: Space) -> Expr:
         if decl.kind == "rule" and not decl.params:
             return Name(decl.name, span=decl.span)
     raise SpaceError("nothing to derive", hint="end with a sentence, or write a rule: net = ...;")
-
-
-@dataclass(frozen=True, slots=True)
-class _Checker:
-    rules: Mapping[str, Decl]
-    signatures: Mapping[str, Signature]
-    lets: Mapping[str, Expr]
-
-    def part(self, expr: Expr, env: frozenset[str], *, value: bool = False) -> None:
-        """A part of an architecture; with `value`, it may be a value as well."""
-        match expr:
-            case Choice(alts):
-                weights(expr, self.lets)
-                for alt in alts:
-                    self.part(alt.body, env, value=value)
-            case Seq(items) | Sum(items):
-                for item in items:
-                    self.part(item, env)
-            case Name(name):
-                if not (value and name not in self.rules):
-                    self.known(name, expr, env)
-                    self.call(Call(name, (), span=expr.span), env)
-            case Call():
-                self.known(expr.name, expr, env)
-                self.call(expr, env)
-            case Repeat(body, count):
-                self.part(body, env)
-                self.part(count, env, value=True)
-            case _:
-                for child in children(expr):
-                    self.part(child, env, value=value)  # type: ignore[arg-type]  # Bind's body
-
-    def known(self, name: str, node: Node, env: frozenset[str]) -> None:
-        if not (name in env or name in self.rules or name in self.signatures or name in FORMS):
-            words = [*self.signatures, *self.rules, *env, *FORMS]
-            raise SpaceError(
-                f"'{name}' is neither an op nor a rule",
-                span=node.span,
-                hint=did_you_mean(name, words),
-            )
-
-    def call(self, call: Call, env: frozenset[str]) -> None:
-        if call.name in env:
-            return
-        if call.name in self.rules:
-            self.rule_call(call, env)
-        elif call.name in FORMS and not FORMS[call.name].op:
-            self.form_call(call, env)
-        elif call.name in self.signatures:
-            self.op_call(call, env, reduces=call.name in FORMS)
-
-    def rule_call(self, call: Call, env: frozenset[str]) -> None:
-        params = {p.name: p for p in self.rules[call.name].params or ()}
-        for arg in call.args:
-            if arg.name is None:
-                raise SpaceError(
-                    f"'{call.name}' is a rule: its arguments are given by name",
-                    span=arg.span,
-                    hint=f"write {call.name}({', '.join(f'{p}=...' for p in params)})",
-                )
-            if arg.name not in params:
-                hint = did_you_mean(arg.name, params) if params else "it takes none"
-                raise SpaceError(
-                    f"the rule '{call.name}' has no parameter '{arg.name}'",
-                    span=arg.span,
-                    hint=hint,
-                )
-            self.part(arg.value, env, value=True)
-        given = {a.name for a in call.args}
-        for name, param in params.items():
-            if name not in given and param.default is None:
-                raise SpaceError(
-                    f"the rule '{call.name}' needs {name}=", span=call.span, hint="give it a value"
-                )
-
-    def form_call(self, call: Call, env: frozenset[str]) -> None:
-        form = FORMS[call.name]
-        for arg in call.args:
-            if form.named != (arg.name is not None):
-                hint = "name=part" if form.named else "a part, without a name"
-                raise SpaceError(
-                    f"an argument of '{call.name}' does not fit", span=arg.span, hint=f"give {hint}"
-                )
-            self.part(arg.value, env)
-        if not form.fewest <= len(call.args) <= (form.most or len(call.args)):
-            raise SpaceError(
-                f"'{call.name}' takes {form.fewest} part{'s' if form.most is None else ''}"
-                f"{' or more' if form.most is None else ''}, got {len(call.args)}",
-                span=call.span,
-            )
-
-    def op_call(self, call: Call, env: frozenset[str], *, reduces: bool) -> None:
-        signature = self.signatures[call.name]
-        given: set[str] = set()
-        free = list(signature.inputs)
-        for arg in call.args:
-            name, word = arg.name, arg.value.id if isinstance(arg.value, Name) else None
-            if name is None and word is not None and isinstance(signature.params.get(word), Flag):
-                given.add(word)
-            elif name is None and reduces:
-                self.part(arg.value, env)
-            elif name is None and free:
-                given.add(free.pop(0))
-                self.part(arg.value, env)
-            elif name is None:
-                raise SpaceError(
-                    f"'{call.name}' does not take this without a name",
-                    span=arg.span,
-                    hint=f"write name=value; it has: {', '.join(signature.params) or 'none'}",
-                )
-            elif name in signature.inputs:
-                given.add(name)
-                free = [f for f in free if f != name]
-                self.part(arg.value, env)
-            elif name in signature.params:
-                given.add(name)
-                self.value(arg, arg.value, signature.params[name], call.name, env)
-            else:
-                words = [*signature.params, *signature.inputs]
-                raise SpaceError(
-                    f"'{call.name}' has no parameter '{name}'",
-                    span=arg.span,
-                    hint=did_you_mean(name, words) if words else "it has none",
-                )
-        self.missing(call, signature, given)
-
-    @staticmethod
-    def missing(call: Call, signature: Signature, given: set[str]) -> None:
-        for name, domain in signature.params.items():
-            if domain.default is REQUIRED and name not in given:
-                raise SpaceError(
-                    f"'{call.name}' needs {name}",
-                    span=call.span,
-                    hint=f"{name} is {domain.describe()}",
-                )
-        for name in signature.inputs:
-            if name not in given and name not in signature.optional:
-                raise SpaceError(f"'{call.name}' needs the input {name}=@...", span=call.span)
-
-    def value(self, arg: Arg, expr: Expr, domain: Domain, op: str, env: frozenset[str]) -> None:
-        """A parameter's text, as far as it is known before deriving."""
-        match expr:
-            case Choice(alts):
-                weights(expr, self.lets)
-                for alt in alts:
-                    self.value(arg, alt.body, domain, op, env)
-                return
-            case Name(name) if name in env or name in self.rules:
-                return
-            case Seq() | Sum() | Repeat() | Call():
-                raise SpaceError(
-                    f"{arg.name} of '{op}' is a value, not a part of an architecture",
-                    span=expr.span or arg.span,
-                    hint=f"{arg.name} is {domain.describe()}",
-                )
-        try:
-            if isinstance(expr, Range):
-                if not domain.grid(expr.low, expr.high, expr.step):
-                    raise ValueError("this range holds no value")
-            else:
-                domain.accept(_literal(expr))
-        except ValueError as error:
-            raise SpaceError(
-                f"{arg.name} of '{op}' does not allow this: {error}",
-                span=arg.span,
-                hint=f"{arg.name} is {domain.describe()}",
-            ) from None
-
-
-def _literal(expr: Expr) -> object:
-    match expr:
-        case Number(value) | String(value):
-            return value
-        case Name(name):
-            return WORDS.get(name, name)
-        case ListOf(items):
-            return tuple(_literal(i) for i in items)
-    return expr
 
 
 # -- reachability --------------------------------------------------------------------------------

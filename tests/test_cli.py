@@ -52,7 +52,7 @@ WRONG = {
     ("check", "embed(dim=8) >> softmax_attn(heads=2) >> head", "--task", "mqar"): "sees later",
     ("check", "linear(dim=8) >> softmax_attn(heads=3)", "--input", "seq[4,8]"): "does not divide",
     ("check", "linear(dim=8) + linear(dim=4)", "--input", "seq[4,8]"): "seq[4,8] and seq[4,4]",
-    ("check", "linear(dim=0)", "--input", "seq[4,8]"): "does not allow this",
+    ("check", "linear(dim=0)", "--input", "seq[4,8]"): "is not allowed",
     ("check", "liner(dim=8)", "--input", "seq[4,8]"): "did you mean linear",
     ("check", "relu"): "nothing says what flows in",
     ("check", "relu", "--input", "seq[4"): "is not a type",

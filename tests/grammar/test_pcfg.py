@@ -26,9 +26,9 @@ WRONG = {
     "atn(heads=2)": ("neither an op nor a rule", "did you mean attn"),
     "attn(head=2)": ("no parameter 'head'", "did you mean heads"),
     "attn": ("needs heads", "a whole number from 1 to 64"),
-    "attn(heads=0)": ("does not allow this", "a whole number from 1 to 64"),
-    "attn(heads=2|99)": ("does not allow this", "from 1 to 64"),
-    "attn(heads=2, pos=alibi)": ("does not allow this", "none or rope"),
+    "attn(heads=0)": ("is not allowed", "a whole number from 1 to 64"),
+    "attn(heads=2|99)": ("is not allowed", "from 1 to 64"),
+    "attn(heads=2, pos=alibi)": ("is not allowed: none or rope", "rope"),
     "attn(2)": ("without a name", "heads"),
     "net = {0: id | id};": ("not positive", "> 0"),
     "net = {0.7: id | 0.4: norm | norm};": ("leave nothing", "less than 1"),
@@ -44,6 +44,13 @@ WRONG = {
     "f(a) = a; f(b=norm)": ("no parameter 'b'", "a"),
     "f(a) = a; f": ("needs a=", ""),
     "residual(norm, norm)": ("takes 1 part", ""),
+    "f(a) = norm >> a; f(a=6)": ("a number is not a part", "parameter"),
+    "f(a) = norm >> a; f(a=nrm)": ("neither an op nor a rule", "did you mean norm"),
+    "f(h) = attn(heads=h); f(h=norm)": ("is not allowed", "a whole number"),
+    "f(h) = attn(heads=h); g(h) = f(h=h); g(h=99)": ("heads=99 of 'attn'", "from 1 to 64"),
+    "let h = 99; attn(heads=h)": ("heads=99 of 'attn'", "from 1 to 64"),
+    "norm * 2.5": ("cannot be repeated", "whole number"),
+    "attn(heads=2, heads=4)": ("given twice", ""),
 }
 
 
