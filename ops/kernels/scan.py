@@ -1,6 +1,8 @@
-"""Associative scans in log2(T) steps (Hillis-Steele): linear recurrences and prefix softmax.
+"""Associative scans in log2(T) steps (Hillis-Steele): linear and relu recurrences, prefix softmax.
 
     linear:  h_t = a_t h_{t-1} + b_t,    (a, b) then (a', b') = (a a', a' b + b')
+    relu:    h_t = max(0, u h_{t-1} + w_t): maps h -> clamp(a h + b, lo, hi) are closed under
+             composition, for any sign of a
     softmax: the triple of a set A of tokens is (m, u, w) = (max s, sum e^{s-m}, sum e^{s-m} v);
              softmax_union joins two sets; the output of a set is w / u.
 
@@ -24,6 +26,31 @@ def linear_scan(a: Tensor, b: Tensor) -> Tensor:
         a = torch.cat([a[:, :shift], now * a[:, past]], dim=1)
         shift *= 2
     return b
+
+
+def relu_scan(u: Tensor, w: Tensor) -> Tensor:
+    """h [B, T, D] of h_t = relu(w_t + u h_{t-1}), h_0 = 0; u [D], w [B, T, D].
+
+    Composed maps are scanned without a gradient and tell which units are on; with that pattern the
+    recurrence is linear, and its scan has the exact value and the exact gradient.
+    """
+    with torch.no_grad():
+        most = 1e100  # beyond fp32, and its square is finite: 0 * most is no NaN
+        a, b = u.double().expand_as(w), w.double()
+        low, high = torch.zeros_like(b), torch.full_like(b, most)
+        shift = 1
+        while shift < w.shape[1]:
+            now, past = slice(shift, None), slice(None, -shift)
+            slope, add, least, top = a[:, now], b[:, now], low[:, now], high[:, now]
+            ends = [(slope * end[:, past] + add).clamp(least, top) for end in (low, high)]
+            low = torch.cat([low[:, :shift], torch.minimum(*ends)], dim=1)
+            high = torch.cat([high[:, :shift], torch.maximum(*ends)], dim=1)
+            b = torch.cat([b[:, :shift], slope * b[:, past] + add], dim=1).clamp(-most, most)
+            a = torch.cat([a[:, :shift], slope * a[:, past]], dim=1).clamp(-most, most)
+            shift *= 2
+        before = F.pad(b.clamp(low, high)[:, :-1], (0, 0, 1, 0))
+        on = (w + u * before > 0).to(w.dtype)
+    return linear_scan(u * on, w * on)
 
 
 def softmax_union(

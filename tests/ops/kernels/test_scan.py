@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ops.kernels.scan import linear_scan, prefix_softmax, softmax_union
+from ops.kernels.scan import linear_scan, prefix_softmax, relu_scan, softmax_union
 from tests.ops.case import close
 
 
@@ -23,6 +23,41 @@ def test_linear_scan_gradient() -> None:
     torch.manual_seed(0)
     a, b = torch.rand(2, 1, 11, 2, dtype=torch.float64).unbind(0)
     assert torch.autograd.gradcheck(linear_scan, (a.requires_grad_(), b.requires_grad_()))
+
+
+def relu_loop(u: Tensor, w: Tensor) -> Tensor:
+    h, rows = torch.zeros_like(w[:, 0]), []
+    for t in range(w.shape[1]):
+        h = (w[:, t] + u * h).relu()
+        rows.append(h)
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relu_scan_equals_the_loop_for_slopes_of_either_sign(
+    length: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    u = torch.tensor([0.0, 0.9, -0.9, 1.001, -1.3, 0.3], dtype=dtype)
+    w = torch.randn(3, length, 6, dtype=dtype)
+    close(relu_scan(u, w), relu_loop(u, w), scale=10)
+
+
+def test_relu_scan_of_a_slope_that_explodes_is_finite_where_the_loop_is() -> None:
+    u, w = torch.tensor([3.0, -4.0]), torch.full((1, 900, 2), -1.0)
+    w[:, 890:] = 1.0
+    close(relu_scan(u, w), relu_loop(u, w))
+
+
+def test_relu_scan_gradient() -> None:
+    torch.manual_seed(0)
+    u = torch.tensor([0.8, -0.7, 1.1], dtype=torch.float64, requires_grad=True)
+    w = torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(relu_scan, (u, w))
+    ours = torch.autograd.grad(relu_scan(u, w).square().sum(), (u, w))
+    loop = torch.autograd.grad(relu_loop(u, w).square().sum(), (u, w))
+    close(tuple(ours), tuple(loop))
 
 
 def triples() -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -1,0 +1,84 @@
+"""minLSTM: an LSTM whose gates do not read the state, so that training is a parallel scan.
+
+    f = sig(W_f x),  i = sig(W_i x),  c = g(W_h x)
+    h_t = f_t / (f_t + i_t) h_{t-1} + i_t / (f_t + i_t) c_t,  h_0 = 0
+    g(u) = u + 1/2 for u >= 0, sig(u) below: positive, as the published log-space form requires
+
+Causal. Shapes: x [B, T, D] -> [B, T, D], hidden width E = expansion D, and W_o [E, D] if it is > 1.
+With d = softplus(-k_f) - softplus(-k_i), k = W x, the two shares are sig(-d) and sig(d): no
+division, finite for any k. The scan runs on them in log2(T) steps; both are in [0, 1].
+Mask: padding on the right changes no token before it, so none is taken.
+State: h [B, E]. Cost: 3 D E + 3 E (+ E D) parameters; 6 T D E (+ 2 T E D) FLOPs.
+Paper: Feng et al. 2024, "Were RNNs All We Needed?", arXiv:2410.01201, sections 3.2 and B.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from grammar.domain import Flag, Int
+from ops.kernels.scan import linear_scan
+from ops.spec import Cost, Op, TensorType, need
+
+
+class MinLSTM(nn.Module):
+    def __init__(self, dim: int, hidden: int, bias: bool = True) -> None:
+        super().__init__()
+        self.gates = nn.Linear(dim, 3 * hidden, bias=bias)
+        self.out = nn.Linear(hidden, dim, bias=False) if hidden != dim else None
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The share of the past and the term that is added, in fp32."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        forget, enter, c = self.gates(x).to(wide).chunk(3, dim=-1)
+        c = torch.where(c >= 0, F.relu(c) + 0.5, c.sigmoid())
+        d = F.softplus(-forget) - F.softplus(-enter)
+        return (-d).sigmoid(), d.sigmoid() * c
+
+    def merge(self, h: Tensor, x: Tensor) -> Tensor:
+        return h.to(x.dtype) if self.out is None else self.out(h.to(x.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(linear_scan(*self.project(x)), x)
+
+    def init_state(self, batch: int, length: int) -> Tensor:
+        weight = self.gates.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        return weight.new_zeros(batch, weight.shape[0] // 3, dtype=wide)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.project(x)
+        state = a[:, 0] * state + b[:, 0]
+        return self.merge(state[:, None], x), state
+
+
+def _shape(x: TensorType, expansion: int, bias: bool) -> TensorType:
+    need(x, "seq")
+    return x
+
+
+def _init(x: TensorType, expansion: int, bias: bool) -> dict[str, Any]:
+    return {"dim": x.dim, "hidden": expansion * x.dim, "bias": bias}
+
+
+def _cost(x: TensorType, expansion: int, bias: bool) -> Cost:
+    t, d, e = x.length, x.dim, expansion * x.dim
+    weights = 3 * d * e + (e * d if e != d else 0)
+    levels = max(1, (t - 1).bit_length())
+    return Cost(weights + bias * 3 * e, 2 * t * weights, 4 * t * e * (6 + 2 * levels), 4 * e)
+
+
+OP = Op(
+    name="min_lstm",
+    module=MinLSTM,
+    params={"expansion": Int(1, 4, default=1), "bias": Flag(default=True)},
+    shape=_shape,
+    init=_init,
+    cost=_cost,
+    causal=True,
+    state=True,
+    uses=(linear_scan,),
+    paper="arXiv:2410.01201",
+)
