@@ -89,7 +89,9 @@ class Typing:
     ) -> Applied:
         row = self.table[op]
         xs = [self._one(v, op, site) for v in values]
-        extra = self._beside(row, {n: self._one(v, op, site) for n, v in inputs.items()}, site)
+        extra = {n: self._one(v, op, site) for n, v in inputs.items()}
+        self._agree(row, params, extra, site)
+        extra = self._beside(row, extra, site)
         given: dict[str, Any] = {**params, **self._context(row, site)}
         types = [x.type for x in xs]
         extras = [extra[i.name].type if i.name in extra else None for i in row.inputs]
@@ -144,6 +146,23 @@ class Typing:
                 source = Ref(extra[near].term)
                 found[declared.name] = self._one(self.export(source, name, site), row.name, site)
         return found
+
+    @staticmethod
+    def _agree(row: Op, params: Mapping[str, Scalar], extra: Mapping[str, Ref], site: Site) -> None:
+        for declared in row.inputs:
+            if not declared.agree or declared.name not in extra:
+                continue
+            giver = extra[declared.name]
+            if not giver.term.exports or giver.port == 0:
+                raise refuse(f"'{row.name}' needs an export as {declared.name}", site.node)
+            for name in declared.agree:
+                here, there = params[name], giver.term.args.get(name)
+                if here != there:
+                    raise refuse(
+                        f"{name}={here} of '{row.name}', but {name}={there} of '{giver.term.op}'",
+                        site.node,
+                        f"say {name}={there}",
+                    )
 
     def _context(self, row: Op, site: Site) -> dict[str, Any]:
         known = {

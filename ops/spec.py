@@ -140,6 +140,7 @@ class Input:
     """A declared further input. `stream`: aligned with x, `step` gets its slice; `static`: given
     whole to `init_state`. `masked`: where it may be padded, `forward` also gets `<name>_mask`,
     bool [B, S]. `beside=(input, export)`: left out, it is that export of the op that gave `input`.
+    `agree`: it must be an export, of an op that has equal values of these parameters.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Input:
     optional: bool = False
     masked: bool = False
     beside: tuple[str, str] | None = None
+    agree: tuple[str, ...] = ()
 
 
 def _default_init(x: TensorType, **params: Any) -> dict[str, Any]:
