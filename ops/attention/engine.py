@@ -93,13 +93,18 @@ class ScoreAttention(nn.Module):
         keys = mask[:, None, None, :]
         return keys if pairs is None else pairs & keys
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def mix(self, x: Tensor, mask: Tensor | None, pairs: Tensor | None = None) -> Tensor:
+        """The mixed values [B, H, T, K]; `pairs`: a further condition on which pairs count."""
         place = torch.arange(x.shape[1], device=x.device)
         q, k, v = self.project(x, x, place)
         query, key = place[:, None], place[None]
-        scores = self.scores(q, k, query - key)
-        weights = self.weigh(scores, self.seen(query, key, mask))
-        return self.merge(weights @ self.every_head(v))
+        seen = self.seen(query, key, mask)
+        if pairs is not None:
+            seen = pairs if seen is None else seen & pairs
+        return self.weigh(self.scores(q, k, query - key), seen) @ self.every_head(v)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.merge(self.mix(x, mask))
 
     def cache_size(self, length: int) -> int:
         return length
@@ -115,19 +120,26 @@ class ScoreAttention(nn.Module):
         cache = weight.new_zeros(2, batch, self.kv_heads, size, self.width)
         return cache[0], cache[1], torch.zeros(1, dtype=torch.long, device=weight.device)
 
-    def step(
-        self, x: Tensor, state: tuple[Tensor, Tensor, Tensor]
+    def recall(
+        self, x: Tensor, state: tuple[Tensor, Tensor, Tensor], pairs: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The mixed values of one token, and the state that holds it."""
         keys, values, place = state
         q, k, v = self.project(x, x, place)
         slot = self.slot(place, keys.shape[2])
         keys, values = keys.index_copy(2, slot, k), values.index_copy(2, slot, v)
         query, key = place[:, None], self.places(place, keys.shape[2])[None]
-        known, pairs = (key >= 0) & (key <= query), self.allowed(query, key)
-        weights = self.weigh(
-            self.scores(q, keys, query - key), known if pairs is None else known & pairs
-        )
-        return self.merge(weights @ self.every_head(values)), (keys, values, place + 1)
+        seen = (key >= 0) & (key <= query)
+        for further in (self.allowed(query, key), pairs):
+            seen = seen if further is None else seen & further
+        weights = self.weigh(self.scores(q, keys, query - key), seen)
+        return weights @ self.every_head(values), (keys, values, place + 1)
+
+    def step(
+        self, x: Tensor, state: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        y, state = self.recall(x, state)
+        return self.merge(y), state
 
 
 ENGINE = (split_heads, masked_softmax, alibi_slopes, rotary, ScoreAttention)
