@@ -51,7 +51,8 @@ class DifferentialAttention(ScoreAttention):
     def share(self) -> Tensor:
         """lambda, a scalar."""
         first, second = (self.pairs[:, 0] * self.pairs[:, 1]).sum(-1).exp()
-        return first - second + self.start
+        share: Tensor = first - second + self.start
+        return share
 
     def weigh(self, scores: Tensor, seen: Tensor | None) -> Tensor:
         maps = torch.unflatten(masked_softmax(scores, seen), 1, (-1, 2))

@@ -33,7 +33,9 @@ class DocumentAttention(ScoreAttention):
         super().__init__(dim, heads, causal, pos)
         self.separator = separator
 
-    def forward(self, x: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]  # takes the tokens' ids
+        self, x: Tensor, ids: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         ends = (ids == self.separator).long()
         if mask is not None:
             ends = ends * mask

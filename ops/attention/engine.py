@@ -24,7 +24,8 @@ from ops.spec import Cost, Mismatch, TensorType, need, need_divides
 
 def split_heads(z: Tensor, heads: int) -> Tensor:
     """[B, T, H K] -> [B, H, T, K]."""
-    return torch.unflatten(z, -1, (heads, -1)).transpose(1, 2)
+    split: Tensor = torch.unflatten(z, -1, (heads, -1)).transpose(1, 2)
+    return split
 
 
 def masked_softmax(scores: Tensor, seen: Tensor | None) -> Tensor:
@@ -73,7 +74,7 @@ class ScoreAttention(nn.Module):
         return z if shared == 1 else z.repeat_interleave(shared, 1)
 
     def scores(self, q: Tensor, k: Tensor, gap: Tensor) -> Tensor:
-        scores = q @ self.every_head(k).mT * self.scale
+        scores: Tensor = q @ self.every_head(k).mT * self.scale
         if self.pos == "alibi":
             scores = scores - self.slopes.to(scores.dtype)[:, None, None] * gap.abs()
         return scores

@@ -59,7 +59,9 @@ class KeyMaskAttention(ScoreAttention):
             v = v * g[:, None, :, None]
         return self.merge(masked_softmax(scores, seen) @ v)
 
-    def forward(self, x: Tensor, hide: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]  # takes what to hide
+        self, x: Tensor, hide: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         g = 1 - hide[..., 0].clamp(0, 1)
         place = torch.arange(x.shape[1], device=x.device)
         q, k, v = self.project(x, x, place)

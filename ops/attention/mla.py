@@ -52,8 +52,10 @@ class LatentAttention(nn.Module):
         inner = x
         if self.q_down is not None and self.q_norm is not None:
             inner = F.rms_norm(self.q_down(x), self.q_norm.shape, self.q_norm, 1e-6)
-        still, turned = split_heads(self.q(inner), self.heads).split([self.nope, self.rope], -1)
-        c, key = self.down(x).split([self.norm.shape[0], self.rope], -1)
+        still, turned = torch.split(
+            split_heads(self.q(inner), self.heads), [self.nope, self.rope], -1
+        )
+        c, key = torch.split(self.down(x), [self.norm.shape[0], self.rope], -1)
         c = F.rms_norm(c, self.norm.shape, self.norm, 1e-6)
         q = torch.cat([still, rotary(turned, place)], dim=-1)
         return q, c, rotary(key, place)
@@ -61,9 +63,8 @@ class LatentAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         place = torch.arange(x.shape[1], device=x.device)
         q, c, key = self.project(x, place)
-        still, v = split_heads(self.up(c), self.heads).split(
-            [self.nope, self.up.out_features // self.heads - self.nope], -1
-        )
+        rows = split_heads(self.up(c), self.heads)
+        still, v = rows[..., : self.nope], rows[..., self.nope :]
         k = torch.cat([still, key[:, None].expand(-1, self.heads, -1, -1)], dim=-1)
         seen = None
         if mask is not None:
@@ -88,7 +89,7 @@ class LatentAttention(nn.Module):
         q, c, key = self.project(x, place)
         latents, keys = latents.index_copy(1, place, c), keys.index_copy(1, place, key)
         rows = torch.unflatten(self.up.weight, 0, (self.heads, -1))
-        still, turned = q.split([self.nope, self.rope], -1)
+        still, turned = torch.split(q, [self.nope, self.rope], -1)
         still = still @ rows[:, : self.nope]
         scores = still @ latents[:, None].mT + turned @ keys[:, None].mT
         seen = torch.arange(keys.shape[1], device=x.device)[None] <= place[:, None]

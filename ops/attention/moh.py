@@ -79,7 +79,9 @@ class MixtureOfHeads(ScoreAttention):
     def gated(self, y: Tensor, g: Tensor) -> Tensor:
         return self.merge(y * g.mT[..., None].to(y.dtype))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # and aux
+    def forward(  # type: ignore[override]  # y and aux
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         g, aux = self.gates(x, mask)
         return self.gated(self.mix(x, mask), g), aux
 

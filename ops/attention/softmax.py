@@ -137,7 +137,7 @@ class SoftmaxAttention(ScoreAttention):
         query, key = place[:, None], torch.arange(source.shape[1], device=x.device)[None]
         return *self.project(x, source, place), query - key, self.seen(query, key, keep)
 
-    def forward(
+    def forward(  # type: ignore[override]  # another sequence, and exports
         self,
         x: Tensor,
         kv: Tensor | None = None,
