@@ -56,10 +56,10 @@ class NystromAttention(nn.Module):
         q, v = q * q.shape[-1] ** -0.5, v * real[:, None, :, None]
         size = -(-t // min(self.landmarks, t))
         pad = -t % size
-        count = F.pad(real, (0, pad)).unflatten(1, (-1, size)).sum(-1)
+        count = torch.unflatten(F.pad(real, (0, pad)), 1, (-1, size)).sum(-1)
         alive = (count > 0)[:, None]
         q_mean, k_mean = (
-            F.pad(z * real[:, None, :, None], (0, 0, 0, pad)).unflatten(2, (-1, size)).sum(3)
+            torch.unflatten(F.pad(z * real[:, None, :, None], (0, 0, 0, pad)), 2, (-1, size)).sum(3)
             / count.clamp_min(1)[:, None, :, None]
             for z in (q, k)
         )

@@ -56,7 +56,7 @@ class SinkhornAttention(nn.Module):
         real = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
         real = torch.unflatten(F.pad(real, (0, pad)), 1, (-1, self.block))
         q, k, v = (
-            F.pad(split_heads(z, self.heads), (0, 0, 0, pad)).unflatten(2, (-1, self.block))
+            torch.unflatten(F.pad(split_heads(z, self.heads), (0, 0, 0, pad)), 2, (-1, self.block))
             * real[:, None, ..., None]
             for z in self.qkv(x).chunk(3, -1)
         )
