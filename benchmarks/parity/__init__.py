@@ -1,0 +1,1 @@
+"""Our ops against independent public implementations: same weights, same outputs and gradients."""
