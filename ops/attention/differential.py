@@ -59,7 +59,9 @@ class DifferentialAttention(ScoreAttention):
         return maps[:, :, 0] - self.share() * maps[:, :, 1]
 
     def merge(self, y: Tensor) -> Tensor:
-        return super().merge((1 - self.start) * F.rms_norm(y, (self.width,), self.norm, 1e-5))
+        return super().merge(
+            (1 - self.start) * F.rms_norm(y, (self.width,), None, 1e-5) * self.norm
+        )
 
     def init_state(self, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         weight, heads = self.out.weight, self.heads

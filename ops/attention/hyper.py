@@ -46,6 +46,7 @@ def merge_lse(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tu
 
 class HyperAttention(nn.Module):
     planes: Tensor
+    uniform: Tensor
 
     def __init__(
         self,
@@ -60,11 +61,12 @@ class HyperAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.causal, self.block = heads, causal, block
-        self.sample, self.exact, self.seed = sample, exact, seed
+        self.sample, self.exact = sample, exact
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("planes", torch.randn(dim // heads, bits, generator=generator))
+        self.register_buffer("uniform", torch.rand(heads, sample, generator=generator))
 
     def order(self, x: Tensor, real: Tensor) -> Tensor:
         """The tokens sorted by bucket, stably, padding last."""
@@ -77,9 +79,7 @@ class HyperAttention(nn.Module):
 
     def drawn(self, count: int) -> Tensor:
         """The sampled keys, as places in sorted order: [heads, m]."""
-        generator = torch.Generator().manual_seed(self.seed + count)
-        rows = torch.randint(count, (self.heads, self.sample), generator=generator)
-        return rows.to(self.planes.device)
+        return (self.uniform * count).long().clamp_max(count - 1)
 
     def hidden(self, real: Tensor, like: Tensor) -> Tensor:
         """0 for tokens, -inf for padding."""
@@ -99,15 +99,15 @@ class HyperAttention(nn.Module):
         pad = -count % self.block
         q, k, v = (F.pad(z, (0, 0, 0, pad)) for z in (q, k, v))
         bias = F.pad(bias, (0, pad), value=float("-inf"))
-        cut = [torch.unflatten(z, 2, (-1, self.block)) for z in (q, k, v)]
-        inside = attend_lse(*cut, torch.unflatten(bias, 2, (-1, self.block))[..., None, :])
-        o, lse = (z.flatten(2, 3) for z in inside)
+        rows, keys, values = (torch.unflatten(z, 2, (-1, self.block)) for z in (q, k, v))
+        own = torch.unflatten(bias, 2, (-1, self.block))[..., None, :]
+        o, lse = (z.flatten(2, 3) for z in attend_lse(rows, keys, values, own))
         if self.sample:
-            rows = self.drawn(count).expand(q.shape[0], -1, -1)
-            far = bias.gather(2, rows)[..., None, :]
+            drawn = self.drawn(count).expand(q.shape[0], -1, -1)
+            far = bias.gather(2, drawn)[..., None, :]
             place = torch.arange(q.shape[2], device=q.device)[:, None] // self.block
-            far = far.masked_fill(place == (rows // self.block)[..., None, :], float("-inf"))
-            spread = rows[..., None].expand(-1, -1, -1, k.shape[3])
+            far = far.masked_fill(place == (drawn // self.block)[..., None, :], float("-inf"))
+            spread = drawn[..., None].expand(-1, -1, -1, k.shape[3])
             sampled, mass = attend_lse(q, k.gather(2, spread), v.gather(2, spread), far)
             mass = mass + math.log(count / self.sample)
             o, lse = merge_lse((o, lse), (sampled, mass))
@@ -126,16 +126,11 @@ class HyperAttention(nn.Module):
         pad = 2 * half - count
         q, k, v = (F.pad(z, (0, 0, 0, pad)) for z in (q, k, v))
         real = F.pad(real, (0, pad))
-        early, late_rows = slice(None, half), slice(half, None)
-        first = self.halves(*(z[:, :, early] for z in (q, k, v)), real[:, early])
-        second = self.halves(*(z[:, :, late_rows] for z in (q, k, v)), real[:, late_rows])
-        past = self.approximate(
-            q[:, :, late_rows],
-            k[:, :, early],
-            v[:, :, early],
-            real[:, early],
-            real[:, late_rows],
-        )
+        (q, q_late), (k, k_late), (v, v_late) = (torch.split(z, half, 2) for z in (q, k, v))
+        real, real_late = torch.split(real, half, 1)
+        first = self.halves(q, k, v, real)
+        second = self.halves(q_late, k_late, v_late, real_late)
+        past = self.approximate(q_late, k, v, real, real_late)
         merged = merge_lse(second, past)
         o, lse = (
             torch.cat([a, b], dim=2)[:, :, :count] for a, b in zip(first, merged, strict=True)

@@ -51,12 +51,12 @@ class LatentAttention(nn.Module):
         """q [B, heads, T, N + P], c [B, T, R] and the rotated key [B, T, P]."""
         inner = x
         if self.q_down is not None and self.q_norm is not None:
-            inner = F.rms_norm(self.q_down(x), self.q_norm.shape, self.q_norm, 1e-6)
+            inner = F.rms_norm(self.q_down(x), self.q_norm.shape, None, 1e-6) * self.q_norm
         still, turned = torch.split(
             split_heads(self.q(inner), self.heads), [self.nope, self.rope], -1
         )
         c, key = torch.split(self.down(x), [self.norm.shape[0], self.rope], -1)
-        c = F.rms_norm(c, self.norm.shape, self.norm, 1e-6)
+        c = F.rms_norm(c, self.norm.shape, None, 1e-6) * self.norm.to(c.dtype)
         q = torch.cat([still, rotary(turned, place)], dim=-1)
         return q, c, rotary(key, place)
 

@@ -70,9 +70,9 @@ class SoftmaxAttention(ScoreAttention):
     def project(self, x: Tensor, kv: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q = split_heads(self.q(x), self.heads)
         k, v = (split_heads(z, self.kv_heads) for z in self.kv(kv).chunk(2, -1))
-        if self.q_scale is not None:
-            q = F.rms_norm(q, (self.width,), self.q_scale, 1e-6)
-            k = F.rms_norm(k, (self.width,), self.k_scale, 1e-6)
+        if self.q_scale is not None and self.k_scale is not None:
+            q = F.rms_norm(q, (self.width,), None, 1e-6) * self.q_scale.to(q.dtype)
+            k = F.rms_norm(k, (self.width,), None, 1e-6) * self.k_scale.to(k.dtype)
         if self.pos in ("rope", "xpos"):
             q, k = rotary(q, place), rotary(k, place)
         if self.pos == "xpos":
