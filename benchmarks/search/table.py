@@ -136,12 +136,14 @@ def work(
     following: "Synchronized[int]",
     mine: "Synchronized[int]",
     deadline: float,
+    parent: int,
 ) -> None:
     """Take items until none is left or the time is up; `mine` is the one being trained, or -1."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, _alarm)
     with shard.open("a", encoding="utf-8", buffering=1) as file:
-        while time.monotonic() < deadline:
+        # A killed run leaves nobody behind who trains on.
+        while time.monotonic() < deadline and os.getppid() == parent:
             with following.get_lock():
                 number = following.value
                 following.value += 1
@@ -186,8 +188,10 @@ class Crew:
     def add(self) -> None:
         """Fork one more worker."""
         mine = self.context.Value(ctypes.c_long, -1)
-        given = (self.benches, self.items, self._shard(), self.following, mine, self.deadline)
-        process = self.context.Process(target=work, args=given, daemon=True)
+        shared = (self._shard(), self.following, mine, self.deadline, os.getpid())
+        process = self.context.Process(
+            target=work, args=(self.benches, self.items, *shared), daemon=True
+        )
         process.start()
         self.members.append((process, mine))  # type: ignore[arg-type]  # a fork's Process is one
 
