@@ -39,7 +39,7 @@ class EntmaxAttention(ScoreAttention):
 
     def weigh(self, scores: Tensor, seen: Tensor | None) -> Tensor:
         if self.shape is None:
-            return entmax_weights(scores, seen, scores.new_tensor(self.alpha))
+            return entmax_weights(scores, seen, scores.new_full((), self.alpha))
         return entmax_weights(scores, seen, 1 + self.shape.sigmoid()[:, None, None])
 
 
