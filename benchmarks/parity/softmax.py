@@ -3,10 +3,11 @@
     python -m benchmarks.parity.softmax
 
 Peers: torch; transformers (4.57), x-transformers (2.31), entmax (1.3), linformer (0.2.3),
-nystrom-attention (0.0.14). A peer that is not installed is named and left out; the exit code is 1
-if any pair differs without an explanation. Everything in float64; transformers and x-transformers
-compute angles and softmax in float32, hence the tolerance of 1e-5. Errors are the largest
-difference of the output and of the gradient of the input, as shares of the largest value.
+nystrom-attention (0.0.14), reformer-pytorch (1.4.4). A peer that is not installed is named and left
+out; the exit code is 1 if any pair differs without an explanation. Everything in float64;
+transformers and x-transformers compute angles and softmax in float32, hence the tolerance of 1e-5.
+Errors are the largest difference of the output and of the gradient of the input, as shares of the
+largest value.
 """
 
 import importlib
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ops.attention.differential import DifferentialAttention
+from ops.attention.engine import split_heads
 from ops.attention.linformer import Linformer
 from ops.attention.mla import LatentAttention
 from ops.attention.nystrom import NystromAttention
+from ops.attention.reformer import ReformerAttention
 from ops.attention.softmax import SoftmaxAttention
 from ops.attention.sparse_weights import entmax_weights, sparsemax_weights
 from ops.attention.talking_heads import TalkingHeads
@@ -294,6 +297,47 @@ def x_transformers_pairs() -> Iterator[Pair]:
     yield Pair("softmax_attn(sink=learned)", "x-transformers", sink.alone, called(theirs))
 
 
+def xpos_pairs() -> Iterator[Pair]:
+    base, width = "x_transformers.x_transformers", DIM // HEADS
+    turn = part(base, "RotaryEmbedding")(width, use_xpos=True)
+    theirs = part(base, "Attention")(dim=DIM, heads=HEADS, dim_head=width, causal=True)
+    theirs, ours = fill(theirs), SoftmaxAttention(DIM, HEADS, causal=True, pos="xpos").double()
+    halves = torch.arange(width).view(-1, 2).mT.flatten()  # theirs turns neighbours, ours halves
+    rows = (torch.arange(HEADS)[:, None] * width + halves).flatten()
+    kv = torch.cat([theirs.to_k.weight[rows], theirs.to_v.weight])
+    copy([(ours.q.weight, theirs.to_q.weight[rows]), (ours.kv.weight, kv)])
+    copy([(ours.out.weight, theirs.to_out.weight)])
+
+    def peer(x: Tensor) -> Tensor:
+        out = theirs(x, rotary_pos_emb=turn.forward_from_seq_len(x.shape[1]))
+        first: Tensor = out[0] if isinstance(out, tuple) else out
+        return first
+
+    yield Pair("softmax_attn(xpos, causal)", "x-transformers", ours.alone, peer)
+
+
+def hashed_pairs() -> Iterator[Pair]:
+    chunk, attention = 5, part("reformer_pytorch", "LSHAttention")
+    for ordered in (False, True):
+        ours = fill(ReformerAttention(DIM, HEADS, chunk, 1, ordered, LENGTH // chunk, 3))
+        theirs = attention(bucket_size=chunk, n_hashes=1, causal=ordered)
+
+        def hashes(count: int, x: Tensor, ours: ReformerAttention = ours, **_: object) -> Tensor:
+            turned = x @ ours.turns[0]
+            return torch.cat([turned, -turned], dim=-1).argmax(-1)
+
+        theirs.hash_vectors = hashes  # the same rotation for both
+
+        def peer(x: Tensor, theirs: Any = theirs, ours: ReformerAttention = ours) -> Tensor:
+            qk, v = (split_heads(z, HEADS).flatten(0, 1) for z in (ours.qk(x), ours.v(x)))
+            o = theirs(qk, v)[0].unflatten(0, (-1, HEADS))
+            out: Tensor = ours.out(o.transpose(1, 2).flatten(2))
+            return out
+
+        name = f"reformer_attn(rounds=1{', ordered' if ordered else ''})"
+        yield Pair(name, "reformer-pytorch, our rotation", ours, peer)
+
+
 def entmax_pairs() -> Iterator[Pair]:
     bisect, exact, sparse = (part("entmax", n) for n in ("entmax_bisect", "entmax15", "sparsemax"))
 
@@ -340,6 +384,8 @@ GROUPS = (
     transformers_diff,
     transformers_mla,
     x_transformers_pairs,
+    xpos_pairs,
+    hashed_pairs,
     entmax_pairs,
     low_rank_pairs,
     nystrom_pairs,
