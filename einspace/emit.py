@@ -42,6 +42,17 @@ def _written(value: object) -> str:
     return repr(value)
 
 
+@cache
+def _defaults(module: type) -> Mapping[str, object]:
+    return {k: p.default for k, p in inspect.signature(module).parameters.items()}
+
+
+def _default(module: type, name: str, value: object) -> bool:
+    """Whether the constructor takes this very value by itself."""
+    known = _defaults(module).get(name, inspect.Parameter.empty)
+    return type(known) is type(value) and known == value
+
+
 @dataclass(slots=True)
 class _Class:
     """One class being written: its parts, and how its lines name things."""
@@ -202,7 +213,8 @@ class _Emitter:
         new = node.module not in attributes
         name = self._attribute(attributes, used, node.op, node.module)
         if new:
-            made = ", ".join(f"{k}={_written(v)}" for k, v in node.constructor.items())
+            own = node.constructor.items()
+            made = ", ".join(f"{k}={_written(v)}" for k, v in own if not _default(op.module, k, v))
             cls.init.append(f"self.{name} = {op.module.__name__}({made})")
         plain = len(args) - len(node.roles)
         call = args[:plain] + [f"{r}={a}" for r, a in zip(node.roles, args[plain:], strict=True)]
