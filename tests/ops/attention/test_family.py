@@ -9,6 +9,7 @@ from einspace.load import load
 from ops import families, table
 from ops.spec import seq, tokens
 from tests.einspace.oracle import built, interpret, random_input
+from tests.ops.case import Case, bench, close
 
 LM = Interface({"tokens": tokens(24, 11)}, seq(24, 11), causal=True)
 PADDED = Interface({"tokens": tokens(24, 11, may_pad=True)}, seq(24, 11))
@@ -80,3 +81,38 @@ def test_half_precision_forward_stays_finite(name: str) -> None:
         (y.float().square().mean() + aux).backward()
     assert y.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "softmax_attn",
+        "talking_heads",
+        "diff_attn",
+        "entmax_attn",
+        "sparsemax_attn",
+        "moh_attn",
+        "approx_attn",
+        "nonapprox_attn",
+        "routing_attn",
+        "key_mask_attn",
+    ],
+)
+def test_without_order_and_positions_a_permutation_passes_through(name: str) -> None:
+    params = {"heads": 4} | {k: v for k, v in SMALL.items() if k in table()[name].params}
+    hide = (seq(9, 1),) if name == "key_mask_attn" else ()
+    one = bench(name, Case(seq(9, 16), params, inputs=hide))
+    module, data = one.build(dtype=torch.float64).eval(), one.data(dtype=torch.float64)
+    order = torch.randperm(9)
+    mixed = [v if v is None else v[:, order] for v in data]
+    with torch.no_grad():
+        whole, other = (one.values(one.call(module, d))[0] for d in (data, mixed))
+    close(other, whole[:, order])
+
+
+def test_the_deconstructed_variants_have_the_parameters_of_the_standard() -> None:
+    names = ["softmax_attn", "approx_attn", "nonapprox_attn", "rndembqk_attn"]
+    counts = {bench(n, Case(seq(9, 16), {"heads": 4})).cost.params for n in names}
+    for name in ("staticembqk_attn", "fixedseqqk_attn"):
+        counts.add(bench(name, Case(seq(9, 16), {"heads": 4}, inputs=(seq(9, 16),))).cost.params)
+    assert counts == {4 * 16 * 16}
