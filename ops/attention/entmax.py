@@ -38,9 +38,10 @@ class EntmaxAttention(ScoreAttention):
         self.shape = nn.Parameter(torch.zeros(heads)) if alpha is None else None
 
     def weigh(self, scores: Tensor, seen: Tensor | None) -> Tensor:
-        if self.shape is None:
-            return entmax_weights(scores, seen, scores.new_full((), self.alpha))
-        return entmax_weights(scores, seen, 1 + self.shape.sigmoid()[:, None, None])
+        if self.shape is not None:
+            return entmax_weights(scores, seen, 1 + self.shape.sigmoid()[:, None, None])
+        assert self.alpha is not None
+        return entmax_weights(scores, seen, scores.new_full((), self.alpha))
 
 
 OP = Op(
