@@ -1,0 +1,116 @@
+"""The chunked memory of Titans: weights that learn k -> v while the sequence is read.
+
+    u_t = grad_W |M_{t'}(k_t) - v_t|^2,  t' = t - t mod C     (at the chunk's first weights)
+    S_t = eta_t S_{t-1} - theta_t u_t,   W_t = (1 - alpha_t) W_{t-1} + S_t,   y_t = M_t(q_t)
+
+M(k) = k W, or act(k W_1) W_2. The gradient of a layer is an outer product a_j (x) delta_j, so with
+
+    E_ij = prod_{r=j+1..i} eta_r,  P_ij = sum_{p=j..i} prod_{r=p+1..i} (1 - alpha_r) E_pj   (i >= j)
+    beta_i = prod (1 - alpha),  m_i = prod eta,  f_i = (1 - alpha_i) f_{i-1} + m_i
+
+a layer's product with a row z at token i is beta_i z W + f_i z S - sum_j P_ij theta_j (z . a_j)
+delta_j, and W, S of the chunk's end are one matmul each. P and f by recurrence over the rows: no
+division, so alpha = 1 is safe.
+Shapes: q, k, v [B, H, T, K]; alpha, eta, theta [B, H, T]; W_l, S_l [B, H, in, out]. fp32 inside.
+Paper: Behrouz et al. 2025, "Titans", arXiv:2501.00663, eq. 10-18, appendix C.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def memory_slope(z: Tensor, act: str) -> Tensor:
+    """The derivative of silu or (exact) gelu."""
+    if act == "silu":
+        s = z.sigmoid()
+        return s * (1 + z * (1 - s))
+    normal = 0.5 * (1 + torch.erf(z / math.sqrt(2)))
+    return normal + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def memory_read(q: Tensor, weights: list[Tensor], act: str) -> Tensor:
+    """M(q), without an update."""
+    if len(weights) == 1:
+        return q @ weights[0]
+    hidden = q @ weights[0]
+    return (F.silu(hidden) if act == "silu" else F.gelu(hidden)) @ weights[1]
+
+
+def memory_surprise(
+    k: Tensor, v: Tensor, weights: list[Tensor], act: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """a and delta of every layer: the gradient of token j is a_j (x) delta_j."""
+    if len(weights) == 1:
+        return [k], [2 * (k @ weights[0] - v)]
+    z = k @ weights[0]
+    a = F.silu(z) if act == "silu" else F.gelu(z)
+    error = 2 * (a @ weights[1] - v)
+    return [k, a], [(error @ weights[1].mT) * memory_slope(z, act), error]
+
+
+def memory_gates(alpha: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """beta, f [..., C], P [..., C, C], the last row of E [..., C] and m of the end [...]."""
+    size = alpha.shape[-1]
+    kept = 1 - alpha
+    # column 0 is the momentum that enters the chunk, column 1 + j the gradient of token j
+    unit = torch.eye(size + 1, dtype=alpha.dtype, device=alpha.device)
+    run, total = unit[0].expand(*alpha.shape[:-1], size + 1), torch.zeros_like(unit[0])
+    rows = []
+    for i in range(size):
+        run = eta[..., i, None] * run + unit[i + 1]
+        total = kept[..., i, None] * total + run
+        rows.append(total)
+    table = torch.stack(rows, -2)
+    return kept.cumprod(-1), table[..., 0], table[..., 1:], run[..., 1:], run[..., 0]
+
+
+def memory_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: tuple[Tensor, Tensor, Tensor],
+    state: tuple[list[Tensor], list[Tensor]],
+    chunk: int,
+    act: str,
+) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
+    """y [B, H, T, K] and the weights and momenta after the last token; gates: alpha, eta, theta."""
+    length = q.shape[2]
+    weights, momenta = state
+    alpha, eta, theta = gates
+    rows = []
+    for at in range(0, length, chunk):
+        now = slice(at, min(at + chunk, length))
+        beta, f, p, e, m = memory_gates(alpha[:, :, now], eta[:, :, now])
+        here = theta[:, :, now]
+        a, delta = memory_surprise(k[:, :, now], v[:, :, now], weights, act)
+        z, pull = q[:, :, now], p * here[..., None, :]
+        for layer, (w, s) in enumerate(zip(weights, momenta, strict=True)):
+            if layer:
+                z = F.silu(z) if act == "silu" else F.gelu(z)
+            past = beta[..., None] * (z @ w) + f[..., None] * (z @ s)
+            z = past - ((z @ a[layer].mT) * pull) @ delta[layer]
+        rows.append(z)
+        ends = [x[..., -1, None, None] for x in (beta, f)]
+        pulls = [(pull[..., -1, :])[..., None], (here * e)[..., None]]
+        sides = list(zip(weights, momenta, a, delta, strict=True))
+        weights = [ends[0] * w + ends[1] * s - (pulls[0] * x).mT @ d for w, s, x, d in sides]
+        momenta = [m[..., None, None] * s - (pulls[1] * x).mT @ d for _, s, x, d in sides]
+    return torch.cat(rows, 2), (weights, momenta)
+
+
+def memory_flops(length: int, heads: int, width: int, hidden: int | None, chunk: int) -> int:
+    """What `memory_scan` multiplies for one sequence; `hidden` None: one layer."""
+    total = 0
+    for at in range(0, length, chunk):
+        c = min(chunk, length - at)
+        if hidden is None:
+            total += 10 * c * width * width + 4 * c * c * width
+        else:
+            total += 22 * c * width * hidden + 4 * c * c * (width + hidden)
+    return heads * total
+
+
+MEMORY = (memory_slope, memory_read, memory_surprise, memory_gates, memory_scan)
