@@ -116,9 +116,22 @@ class _Emitter:
         for role, ref in zip(node.roles, node.inputs[plain:], strict=True):
             if declared[role].masked and self.nodes[ref[0]].types[ref[1]].may_pad:
                 words.append(f"{role}_mask={self._mask_name(cls, ref)}")
-        if self._masked(node):
+        if self.table[node.op].variadic:
+            words += self._mask_tuple(cls, node)
+        elif self._masked(node):
             words.append(f"mask={self._mask_name(cls, node.inputs[0])}")
         return words
+
+    def _mask_tuple(self, cls: _Class, node: GraphNode) -> list[str]:
+        """`mask=(a, None)`: what a variadic op is told of each value's padding."""
+        padded = [self.nodes[i].types[port].may_pad for i, port in node.inputs]
+        if self.table[node.op].mask not in ("use", "end") or not any(padded):
+            return []
+        names = [
+            self._mask_name(cls, ref) if pads else "None"
+            for ref, pads in zip(node.inputs, padded, strict=True)
+        ]
+        return [f"mask=({', '.join(names)},)"]
 
     # -- a class -----------------------------------------------------------------------------
 
@@ -217,7 +230,7 @@ class _Emitter:
             made = ", ".join(f"{k}={_written(v)}" for k, v in own if not _default(op.module, k, v))
             cls.init.append(f"self.{name} = {op.module.__name__}({made})")
         plain = len(args) - len(node.roles)
-        call = args[:plain] + [f"{r}={a}" for r, a in zip(node.roles, args[plain:], strict=True)]
+        call = args[:plain] + self._further(op, node.roles, args[plain:])
         words = self._mask_words(cls, node)
         left = ", ".join(outs)
         extra = [r for r in op.returns if r in ("aux", "stats")]
@@ -242,6 +255,17 @@ class _Emitter:
         else:
             left = ", ".join([*outs, *("_" for _ in extra)])
             cls.step.append(f"{left} = self.{name}{method}({', '.join(call)})")
+
+    @staticmethod
+    def _further(op: Op, roles: Sequence[str], args: Sequence[str]) -> list[str]:
+        """The keyword arguments of declared inputs; one that takes many values gets a tuple."""
+        words: list[str] = []
+        for declared in op.inputs:
+            mine = [a for r, a in zip(roles, args, strict=True) if r == declared.name]
+            if mine:
+                value = f"({', '.join(mine)},)" if declared.many else mine[0]
+                words.append(f"{declared.name}={value}")
+        return words
 
     @staticmethod
     def _inline(node: GraphNode, op: Op | None, args: Sequence[str]) -> str:

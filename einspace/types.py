@@ -14,7 +14,7 @@ from grammar.ast import Node
 from grammar.domain import Scalar, Signature
 from grammar.errors import SpaceError
 from grammar.walk import Applied, Infeasible, Site, refuse
-from ops.spec import Cost, Mismatch, Op, TensorType
+from ops.spec import Cost, Input, Mismatch, Op, TensorType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,12 +89,16 @@ class Typing:
     ) -> Applied:
         row = self.table[op]
         xs = [self._one(v, op, site) for v in values]
-        extra = {n: self._one(v, op, site) for n, v in inputs.items()}
+        many = {i.name for i in row.inputs if i.many}
+        extra = {n: self._one(v, op, site) for n, v in inputs.items() if n not in many}
         self._agree(row, params, extra, site)
         extra = self._beside(row, extra, site)
-        given: dict[str, Any] = {**params, **self._context(row, site)}
+        groups = {n: (ref,) for n, ref in extra.items()} | self._several(row, inputs, site)
+        context = self._context(row, site, groups)
+        given: dict[str, Any] = {**params, **context}
+        ordered = {i.name: groups[i.name] for i in row.inputs if i.name in groups}
         types = [x.type for x in xs]
-        extras = [extra[i.name].type if i.name in extra else None for i in row.inputs]
+        extras = [self._given(groups[i.name], i) if i.name in groups else None for i in row.inputs]
         try:
             self._masks(row, types)
             out = row.shape(*types, *extras, **given)
@@ -114,14 +118,30 @@ class Typing:
                 "add the flag causal" if "causal" in row.params else "take a causal op",
             )
         outs = out if isinstance(out, tuple) else (out,)
-        refs = (*xs, *extra.values())
+        refs = (*xs, *(ref for group in ordered.values() for ref in group))
+        roles = tuple(name for name, group in ordered.items() for _ in group)
         exports = len(row.signature.exports)
-        term = Term(
-            op, params, constructor, refs, tuple(extra), outs, site.module, cost, causal, exports
-        )
+        term = Term(op, params, constructor, refs, roles, outs, site.module, cost, causal, exports)
         made = tuple(Ref(term, i) for i in range(len(outs)))
         value = made if isinstance(out, tuple) and not exports else made[0]
         return Applied(value, cost.params, cost.flops, constructor)
+
+    def _several(
+        self, row: Op, inputs: Mapping[str, object], site: Site
+    ) -> dict[str, tuple[Ref, ...]]:
+        """The inputs that take any number of values."""
+        found = {}
+        for declared in row.inputs:
+            if declared.many and declared.name in inputs:
+                value = inputs[declared.name]
+                values = value if isinstance(value, tuple) else (value,)
+                found[declared.name] = tuple(self._one(v, row.name, site) for v in values)
+        return found
+
+    @staticmethod
+    def _given(group: tuple[Ref, ...], declared: Input) -> TensorType:
+        kinds = tuple(ref.type for ref in group)
+        return TensorType("tuple", (), kinds) if declared.many else kinds[0]
 
     def _one(self, value: object, op: str, site: Site) -> Ref:
         if isinstance(value, Ref):
@@ -164,8 +184,11 @@ class Typing:
                         f"say {name}={there}",
                     )
 
-    def _context(self, row: Op, site: Site) -> dict[str, Any]:
+    def _context(
+        self, row: Op, site: Site, groups: Mapping[str, tuple[Ref, ...]]
+    ) -> dict[str, Any]:
         known = {
+            "many": sum(len(groups.get(i.name, ())) for i in row.inputs if i.many),
             "target": self.interface.target,
             "layer": site.layer,
             "seed": zlib.crc32(site.module.encode()),

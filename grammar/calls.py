@@ -235,7 +235,7 @@ class Calls:
         if flag and word is not None:
             return word
         if not isinstance(value, Number | String | Range | ListOf):
-            if op in FORMS:
+            if op in FORMS or self.signatures[op].variadic:
                 return ""
             if free:
                 return free.pop(0)

@@ -227,12 +227,19 @@ class Walk(Structure):
             yield from self._argument(place.env[name], place, x, scope)
         elif name in self.decls:
             yield from self._rule(self.decls[name], call, place, x, scope)
-        elif name in FORMS and (name not in self.signatures or self.parts(call)):
+        elif self._takes_parts(call):
             yield from self.form(call, place, x, scope)
         elif name in self.signatures:
             yield from self.op_call(call, place, x, scope)
         else:
             self.note(refuse(f"'{name}' is neither an op nor a rule", call))
+
+    def _takes_parts(self, call: Call) -> bool:
+        """Whether it is a form, or an op of any number of values that are given as parts."""
+        signature = self.signatures.get(call.name)
+        if signature is None or not (call.name in FORMS or signature.variadic):
+            return call.name in FORMS
+        return bool(self.parts(call))
 
     def _argument(self, closure: Closure, place: Place, x: object, scope: Scope) -> Iterator[Step]:
         spot = replace(closure.place, module=place.module, depth=place.depth)

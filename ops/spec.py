@@ -141,6 +141,7 @@ class Input:
     whole to `init_state`. `masked`: where it may be padded, `forward` also gets `<name>_mask`,
     bool [B, S]. `beside=(input, export)`: left out, it is that export of the op that gave `input`.
     `agree`: it must be an export, of an op that has equal values of these parameters.
+    `many`: any number of values (`layers=@h[]`); `forward` gets a tuple, `shape` a tuple type.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Input:
     masked: bool = False
     beside: tuple[str, str] | None = None
     agree: tuple[str, ...] = ()
+    many: bool = False
 
 
 def _default_init(x: TensorType, **params: Any) -> dict[str, Any]:
@@ -168,8 +170,9 @@ class Op:
     raises `Mismatch`; `init(x, **params)` the constructor's arguments (default: `dim` + params);
     `cost(x, *inputs, **params)` a `Cost`. An optional input that is not given is passed as None to
     `shape`, `cost` and `causal` and left out of `forward`'s call. A `variadic` op takes any number
-    of equal-rank values instead of one `x`. `needs` adds context keywords to shape, init, cost and
-    causal: `target` (the type the task wants), `layer` (index of this module, from 0) and `seed`.
+    of equal-rank values instead of one `x`; its `mask` is a tuple, a mask or None for each of
+    them. `needs` adds context keywords to shape, init, cost and causal: `target` (the type the task wants), `layer` (index of this module, from 0), `seed` and
+    `many` (how many values the `many` inputs got).
     A name in `returns` other than y, aux and stats is an export: `shape` then gives several types,
     y's first; `forward` returns all of them, `alone` (same arguments) y only, for models in which
     nobody reads an export; `step` gives y, `step_all` all. `hides(**params)` says why these
@@ -190,7 +193,7 @@ class Op:
     returns: tuple[str, ...] = ("y",)
     mask: Literal["pass", "use", "end", "none"] = "pass"
     state: bool = False
-    needs: tuple[Literal["target", "layer", "seed"], ...] = ()
+    needs: tuple[Literal["target", "layer", "seed", "many"], ...] = ()
     needs_positions: bool = False
     fixed_length: bool = False
     uses: tuple[Callable[..., Any], ...] = ()

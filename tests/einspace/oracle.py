@@ -55,10 +55,19 @@ def interpret(compiled: Compiled, model: nn.Module, inputs: list[Tensor]) -> Ten
         module = modules.get(node.module) or op.module(**node.constructor)
         plain = len(args) - len(node.roles)
         extra = dict(zip(node.roles, args[plain:], strict=True))
+        for declared in op.inputs:
+            if declared.many and declared.name in extra:
+                pairs = zip(node.roles, args[plain:], strict=True)
+                extra[declared.name] = tuple(a for r, a in pairs if r == declared.name)
         for port, kind in enumerate(node.types):
             if kind.may_pad:
                 carried[(node.id, port)] = next(carried[r] for r in node.inputs if r in carried)
-        if op.mask in ("use", "end") and node.inputs[0] in carried:
+        if op.variadic and op.mask in ("use", "end"):
+            if any(ref in carried for ref in node.inputs):
+                extra["mask"] = tuple(
+                    masks[carried[r]] if r in carried else None for r in node.inputs
+                )
+        elif op.mask in ("use", "end") and node.inputs[0] in carried:
             extra["mask"] = masks[carried[node.inputs[0]]]
         for declared in op.inputs:
             if declared.masked and declared.name in node.roles:

@@ -92,6 +92,7 @@ class Bench:
     @property
     def params(self) -> dict[str, Any]:
         given = {"target": self.case.target, "layer": self.case.layer, "seed": 0}
+        given["many"] = sum(len(t.items) for t in self.case.inputs if t and t.kind == "tuple")
         return complete(self.op, self.case.params) | {name: given[name] for name in self.op.needs}
 
     @property
