@@ -171,8 +171,9 @@ class Op:
     `cost(x, *inputs, **params)` a `Cost`. An optional input that is not given is passed as None to
     `shape`, `cost` and `causal` and left out of `forward`'s call. A `variadic` op takes any number
     of equal-rank values instead of one `x`; its `mask` is a tuple, a mask or None for each of
-    them. `needs` adds context keywords to shape, init, cost and causal: `target` (the type the task wants), `layer` (index of this module, from 0), `seed` and
-    `many` (how many values the `many` inputs got).
+    them. `needs` adds context keywords to shape, init, cost and causal: `target` (the type the
+    task wants), `layer` (index of this module, from 0), `seed` and `many` (how many values the
+    `many` inputs got).
     A name in `returns` other than y, aux and stats is an export: `shape` then gives several types,
     y's first; `forward` returns all of them, `alone` (same arguments) y only, for models in which
     nobody reads an export; `step` gives y, `step_all` all. `hides(**params)` says why these
