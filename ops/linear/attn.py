@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
-from ops.kernels.chunked import chunked_decay, chunked_flops, decay_step
+from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -80,6 +80,6 @@ OP = Op(
     causal=lambda x, causal, **_: causal,
     mask="use",
     state=True,
-    uses=(chunked_decay, decay_step),
+    uses=CHUNKED,
     paper="arXiv:2006.16236",
 )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Int
-from ops.kernels.chunked import chunked_decay, chunked_flops, decay_step
+from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
 from ops.kernels.positions import alibi_slopes
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
@@ -87,6 +87,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(alibi_slopes, chunked_decay, decay_step),
+    uses=(alibi_slopes, *CHUNKED),
     paper="arXiv:2405.17381",
 )

@@ -66,3 +66,33 @@ def test_bf16_accumulates_in_fp32() -> None:
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     exact = quadratic(*(z.double() for z in (q, k, v, g)))
     close(y, exact.bfloat16(), scale=2)
+
+
+def test_heads_may_share_queries_and_keys() -> None:
+    q, k, v, g = inputs(37)
+    shared, alone = (z[:, :1] for z in (q, k))
+    whole, _ = chunked_decay(shared, alone, v, g, chunk=16)
+    close(whole, chunked_decay(shared.expand_as(q), alone.expand_as(k), v, g)[0])
+
+
+def test_a_reset_spoils_no_decay_behind_it() -> None:
+    """Differences of cumulative sums would lose 1e5 * 6e-8 = 6e-3 of every later exponent."""
+    q, k, v, g = (z.float() for z in inputs(60))
+    g = 0.01 * g
+    g[:, :, 20] = -1e5
+    y, _ = chunked_decay(q, k, v, g)
+    g[:, :, 20] = float("-inf")
+    same, _ = chunked_decay(q, k, v, g)
+    parts = [
+        chunked_decay(*(z[:, :, s] for z in (q, k, v, g)))[0] for s in (slice(20), slice(20, 60))
+    ]
+    close(y, torch.cat(parts, 2), scale=2)
+    assert torch.equal(y, same)
+
+
+def test_strong_decay_over_2000_tokens_has_finite_gradients() -> None:
+    parts = [z.float().requires_grad_() for z in inputs(2000, heads=1)[:3]]
+    g = torch.full((2, 1, 2000), -30.0, requires_grad=True)
+    y, last = chunked_decay(*parts, g)
+    (y.square().sum() + last.sum()).backward()
+    assert all(z.grad is not None and z.grad.isfinite().all() for z in (*parts, g))
