@@ -8,10 +8,11 @@ from ops.spec import Mismatch, image, seq, vec
 from tests.ops.case import Case, close
 
 OP_NAME = "pool"
-KINDS = ("mean", "max", "last", "first", "sum")
+KINDS = ("mean", "max", "last", "first", "sum", "weighted", "sqrt")
 CASES = [
     *(Case(seq(9, 6, may_pad=True), {"kind": kind}) for kind in KINDS),
-    *(Case(image(3, 4, 5), {"kind": kind}) for kind in ("mean", "max", "sum")),
+    Case(seq(9, 6, may_pad=True), {"kind": "cls"}),
+    *(Case(image(3, 4, 5), {"kind": kind}) for kind in ("mean", "max", "sum", "sqrt")),
 ]
 
 
@@ -37,7 +38,7 @@ def test_last_and_first_are_tokens() -> None:
     assert torch.equal(Pool("first")(x), x[:, 0])
 
 
-@pytest.mark.parametrize("kind", ["mean", "max", "sum"])
+@pytest.mark.parametrize("kind", ["mean", "max", "sum", "sqrt", "weighted"])
 def test_padding_alone_gives_zero(kind: str) -> None:
     assert not Pool(kind)(torch.randn(1, 9, 6), torch.zeros(1, 9, dtype=torch.bool)).any()
 
@@ -51,4 +52,17 @@ def test_of_an_image_it_is_over_all_places() -> None:
 def test_an_image_has_no_last_token() -> None:
     with pytest.raises(Mismatch, match="kind=last") as found:
         OP.shape(image(3, 4, 5), kind="last")
-    assert found.value.hint == "kind may be mean, max or sum here"
+    assert found.value.hint == "kind may be mean, max, sum or sqrt here"
+
+
+def test_cls_is_place_zero_and_weights_grow_with_the_place() -> None:
+    x = torch.randn(2, 3, 6)
+    assert torch.equal(Pool("cls")(x, torch.tensor([[False, True, True]] * 2)), x[:, 0])
+    close(Pool("weighted")(x), (x[:, 0] + 2 * x[:, 1] + 3 * x[:, 2]) / 6)
+
+
+def test_of_one_token_mean_sqrt_and_max_are_that_token() -> None:
+    x = torch.randn(2, 9, 6)
+    mask = (torch.arange(9) == 4).expand(2, 9)
+    for kind in ("mean", "sqrt", "max", "weighted", "sum"):
+        close(Pool(kind)(x, mask), x[:, 4])
