@@ -66,7 +66,8 @@ class TitansMAC(nn.Module):
 
     def recalled(self, x: Tensor, weights: list[Tensor]) -> Tensor:
         """h [B, C, D]."""
-        q = F.silu(self.recall(x)).to(weights[0].dtype).unflatten(-1, (self.memory.heads, -1))
+        q = F.silu(self.recall(x)).to(weights[0].dtype)
+        q = torch.unflatten(q, -1, (self.memory.heads, -1))
         q = F.normalize(q, dim=-1).transpose(1, 2)
         return memory_read(q, weights, self.memory.act).transpose(1, 2).flatten(2).to(x.dtype)
 
@@ -81,7 +82,8 @@ class TitansMAC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         state, memory, rows = self.memory.fresh(x.shape[0]), self.memory, []
         tail = x[:, :0]
-        for part in x.split(self.segment, 1):
+        for at in range(0, x.shape[1], self.segment):
+            part = x[:, at : at + self.segment]
             y = self.attend(part, state[0])
             seen = torch.cat([tail, y], 1)
             q, k, v = (z[:, :, -y.shape[1] :] for z in memory.parts(memory.filtered(seen)))
@@ -104,7 +106,7 @@ class TitansMAC(nn.Module):
         count, place = len(self.memory.start), memory[-1]
         h = self.recalled(x, memory[count : 2 * count])
         k, v = self.attention.keys(torch.cat([h, x], 1))
-        k, v = (z.unflatten(2, (2, 1)).movedim(2, 0) for z in (k, v))
+        k, v = (torch.stack(z.chunk(2, 2)) for z in (k, v))
         keys, values = keys.index_copy(3, place, k), values.index_copy(3, place, v)
         first = self.attention.keys(self.first(x.shape[0]))
         k, v = (torch.cat([p, *z.unbind(0)], 2) for p, z in zip(first, (keys, values), strict=True))

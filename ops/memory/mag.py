@@ -66,8 +66,8 @@ class TitansMAG(nn.Module):
 
     def init_state(self, batch: int, length: int) -> tuple[tuple[Tensor, ...], ...]:
         prefix, memory = self.first(batch), self.memory.init_state(batch, length)
-        for token in prefix.split(1, 1) if self.prefix is not None else ():
-            _, memory = self.memory.step(token, memory)
+        for i in range(prefix.shape[1]):
+            _, memory = self.memory.step(prefix[:, i : i + 1], memory)
         return self.attention.init_state(prefix), memory
 
     def step(

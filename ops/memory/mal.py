@@ -57,7 +57,8 @@ class TitansMAL(nn.Module):
         weight = self.attention.query.weight
         first = [weight.new_zeros(batch, 0, weight.shape[0])]
         if self.prefix is not None:
-            for token in self.prefix.expand(batch, -1, -1).split(1, 1):
+            for i in range(self.prefix.shape[0]):
+                token = self.prefix[None, i : i + 1].expand(batch, -1, -1)
                 y, memory = self.memory.step(token, memory)
                 first.append(y)
         return self.attention.init_state(torch.cat(first, 1)), memory

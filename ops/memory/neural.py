@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grammar.domain import Float, Int, Word
+from grammar.domain import Domain, Float, Int, Word
 from ops.kernels.surprise import (
     MEMORY,
     memory_flops,
@@ -68,7 +68,7 @@ class NeuralMemory(nn.Module):
     def parts(self, mixed: Tensor) -> list[Tensor]:
         """q, k, v [B, H, T, K] of filtered projections [B, T, 3 D], in fp32."""
         wide = torch.promote_types(mixed.dtype, torch.float32)
-        q, k, v = F.silu(mixed.to(wide)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = torch.unflatten(F.silu(mixed.to(wide)), -1, (3, self.heads, -1)).unbind(2)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         return [z.transpose(1, 2) for z in (q, k, v)]
 
@@ -91,7 +91,7 @@ class NeuralMemory(nn.Module):
         return merged
 
     def filtered(self, x: Tensor) -> Tensor:
-        z = self.qkv(x)
+        z: Tensor = self.qkv(x)
         if self.taps == 1:
             return z * self.filter[:, 0, 0]
         return F.conv1d(F.pad(z.mT, (self.taps - 1, 0)), self.filter, groups=z.shape[-1]).mT
@@ -148,7 +148,7 @@ def memory_cost(
     return Cost(params, flops, kept, 4 * (3 * size + 3 * (conv - 1) * d) + 8)
 
 
-MEMORY_PARAMS = {
+MEMORY_PARAMS: dict[str, Domain] = {
     "heads": Int(1, 64, log=True, default=1),
     "depth": Int(1, 2, default=2),
     "mult": Int(1, 8, default=2),

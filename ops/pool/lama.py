@@ -61,8 +61,9 @@ class LamaPool(nn.Module):
 
     def logits(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, heads, T]."""
-        s = (x @ self.q.mT * self.context(x, mask)[:, None]).unflatten(-1, (self.heads, self.rank))
-        a = s.sum(-1).tanh() if self.bent else s.sum(-1)
+        s = x @ self.q.mT * self.context(x, mask)[:, None]
+        a: Tensor = torch.unflatten(s, -1, (self.heads, self.rank)).sum(-1)
+        a = a.tanh() if self.bent else a
         if self.norm:
             a = a / a.square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
         return a.mT

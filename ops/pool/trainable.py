@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grammar.domain import Flag, Int, Word
+from grammar.domain import Domain, Flag, Int, Word
 from ops.spec import Cost, Op, TensorType, need, need_divides, vec
 
 
@@ -97,7 +97,7 @@ def pool_cost(x: TensorType, count: int, **params: Any) -> Cost:
     return Cost(4 * d * wide + 12 * d * d + 15 * d + latents * d, flops, kept)
 
 
-POOL_PARAMS = {
+POOL_PARAMS: dict[str, Domain] = {
     "heads": Int(1, 64, log=True, default=8),
     "head_dim": Int(1, 65536, log=True, default=None, none=True),
     "latents": Int(1, 65536, log=True, default=768),
