@@ -320,7 +320,7 @@ def _missing(call: Call, signature: Signature, given: set[str]) -> None:
 
 def _not_a_part(expr: Expr, span: Span | None, name: str = "") -> SpaceError:
     kinds = {Number: "number", String: "text", Range: "range", ListOf: "list"}
-    what = f"a {kinds[type(expr)]}"  # type: ignore[index]  # the four that are no parts
+    what = f"a {kinds[type(expr)]}"
     fact = f"'{name}' is {what}, not" if name else f"{what} is not"
     hint = "give it to a parameter, as in linear(dim=64)"
     return SpaceError(f"{fact} a part of an architecture", span=span, hint=hint)

@@ -112,7 +112,7 @@ def flops(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
         net.eval()
         with FlopCounterMode(display=False) as counter:
             net(x)
-    return counter.get_total_flops() / len(x)
+    return float(counter.get_total_flops() / len(x))
 
 
 PROXIES: Mapping[str, Proxy] = MappingProxyType(

@@ -31,7 +31,7 @@ def segment_sums(g: Tensor) -> Tensor:
 def split_chunks(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """[..., T, K] -> [..., N, C, K] in `dtype`, the last chunk filled up with zeros."""
     filled = F.pad(x.to(dtype), (0, 0, 0, -x.shape[-2] % size))
-    return filled.unflatten(-2, (-1, size))
+    return filled.reshape(*x.shape[:-2], -1, size, x.shape[-1])
 
 
 def chunked_decay(

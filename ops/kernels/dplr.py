@@ -12,7 +12,7 @@ G_i = g_1 + ... + g_i (vectors over K), and for any x, y the scores
     O = (e^{G_i} * q_i) S + <q, k> V + <q, b> U
     S <- diag(e^{G_C}) S + sum_j e^{G_Cj} * (k_j v_j^T + b_j u_j^T)
 
-[x, y] uses <., .>'s decays one row up. As in `diagonal.py`, no positive exponent is formed; the unit
+[x, y] uses <., .>'s decays one row up. As in `diagonal.py`, no exponent is positive; the unit
 lower triangular system is solved by substitution. RWKV-7 has a = -kappa, b = kappa * icl.
 Shapes: q, k, a, b, g [B, H, T, K], v [B, H, T, V], S [B, H, K, V]; g <= 0. fp32 inside (float64
 for float64).

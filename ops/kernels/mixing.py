@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 def heads_first(x: Tensor, heads: int) -> Tensor:
     """[B, T, H K] -> [B, H, T, K]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def heads_last(x: Tensor) -> Tensor:
