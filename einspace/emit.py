@@ -5,14 +5,11 @@ and one `Model`. Nothing of the user's text reaches it but in the header's comme
 a time; values are written with `repr` after their domain has accepted them.
 """
 
-import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
 
+from einspace.classtext import ClassLines, class_text, is_default, source_of, written
 from einspace.cost import Totals
 from einspace.graph import Graph, GraphNode
 from einspace.repeats import Loop, Part, nodes_of, parts
@@ -26,54 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 """
 NAMES = ("x", "y", "z", "u", "v", "w", "p", "q", "r", "s")
-VALUE_TYPES = (int, float, bool, str, type(None))
-
-
-@cache
-def source_of(thing: Any) -> str:
-    """The source of a class or function, word for word."""
-    return textwrap.dedent(inspect.getsource(thing)).rstrip() + "\n"
-
-
-def _written(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_written, value))}{',' if len(value) == 1 else ''})"
-    assert isinstance(value, VALUE_TYPES), f"{type(value)} cannot be written into source"
-    return repr(value)
-
-
-@cache
-def _defaults(module: type) -> Mapping[str, object]:
-    return {k: p.default for k, p in inspect.signature(module).parameters.items()}
-
-
-def _default(module: type, name: str, value: object) -> bool:
-    """Whether the constructor takes this very value by itself."""
-    known = _defaults(module).get(name, inspect.Parameter.empty)
-    return type(known) is type(value) and known == value
-
-
-@dataclass(slots=True)
-class _Class:
-    """One class being written: its parts, and how its lines name things."""
-
-    name: str
-    inputs: tuple[str, ...]
-    init: list[str] = field(default_factory=list)
-    forward: list[str] = field(default_factory=list)
-    step: list[str] = field(default_factory=list)
-    states: list[str] = field(default_factory=list)
-    updates: list[tuple[str, int]] = field(default_factory=list)
-    extras: bool = False
-    mask: bool = False
-    masks: set[str] = field(default_factory=set)
 
 
 class _Emitter:
     def __init__(self, table: Mapping[str, Op], graph: Graph) -> None:
         self.table, self.graph = table, graph
         self.nodes = graph.by_id()
-        self.classes: dict[object, _Class] = {}
+        self.classes: dict[object, ClassLines] = {}
         self.blocks: list[str] = []
         self.decodes = _decodes(table, graph)
 
@@ -95,7 +51,7 @@ class _Emitter:
         source, port = node.inputs[0]
         return self.nodes[source].types[port].may_pad
 
-    def _mask_name(self, cls: _Class, ref: tuple[int, int]) -> str:
+    def _mask_name(self, cls: ClassLines, ref: tuple[int, int]) -> str:
         """The mask of a value: that of the model input whose padding it carries."""
         cls.mask = True
         if cls.name != "Model":
@@ -108,7 +64,7 @@ class _Emitter:
         several = sum(n.type.may_pad for n in self.graph.input_nodes) > 1
         return f"mask_{name}" if several else "mask"
 
-    def _mask_words(self, cls: _Class, node: GraphNode) -> list[str]:
+    def _mask_words(self, cls: ClassLines, node: GraphNode) -> list[str]:
         """The keyword arguments that hand masks to a node's module."""
         words = []
         declared = {i.name: i for i in self.table[node.op].inputs}
@@ -122,7 +78,7 @@ class _Emitter:
             words.append(f"mask={self._mask_name(cls, node.inputs[0])}")
         return words
 
-    def _mask_tuple(self, cls: _Class, node: GraphNode) -> list[str]:
+    def _mask_tuple(self, cls: ClassLines, node: GraphNode) -> list[str]:
         """`mask=(a, None)`: what a variadic op is told of each value's padding."""
         padded = [self.nodes[i].types[port].may_pad for i, port in node.inputs]
         if self.table[node.op].mask not in ("use", "end") or not any(padded):
@@ -135,7 +91,7 @@ class _Emitter:
 
     # -- a class -----------------------------------------------------------------------------
 
-    def write(self, cls: _Class, body: Sequence[Part], env: dict[tuple[int, int], str]) -> str:
+    def write(self, cls: ClassLines, body: Sequence[Part], env: dict[tuple[int, int], str]) -> str:
         """Fill the class's lines; returns the expression of its output value."""
         inner = nodes_of(body)
         mine = {n.id for n in inner}
@@ -185,7 +141,7 @@ class _Emitter:
 
     def _target(
         self,
-        cls: _Class,
+        cls: ClassLines,
         first: str | None,
         env: Mapping[tuple[int, int], str],
         dying: set[tuple[int, int]],
@@ -197,7 +153,7 @@ class _Emitter:
 
     def _node(
         self,
-        cls: _Class,
+        cls: ClassLines,
         node: GraphNode,
         env: dict[tuple[int, int], str],
         attributes: dict[str, str],
@@ -227,7 +183,7 @@ class _Emitter:
         name = self._attribute(attributes, used, node.op, node.module)
         if new:
             own = node.constructor.items()
-            made = ", ".join(f"{k}={_written(v)}" for k, v in own if not _default(op.module, k, v))
+            made = ", ".join(f"{k}={written(v)}" for k, v in own if not is_default(op.module, k, v))
             cls.init.append(f"self.{name} = {op.module.__name__}({made})")
         plain = len(args) - len(node.roles)
         call = args[:plain] + self._further(op, node.roles, args[plain:])
@@ -279,7 +235,7 @@ class _Emitter:
 
     def _loop(
         self,
-        cls: _Class,
+        cls: ClassLines,
         loop: Loop,
         env: dict[tuple[int, int], str],
         used: set[str],
@@ -317,107 +273,20 @@ class _Emitter:
             cls.step.append(f"    {name}, after = block.step({name}, before)")
             cls.step.append(f"    s{index}.append(after)")
 
-    def _block(self, loop: Loop) -> _Class:
+    def _block(self, loop: Loop) -> ClassLines:
         key = tuple(_shape_key(p) for p in loop.copies[0])
         if key not in self.classes:
             number = len(self.classes) + 1
-            cls = _Class("Block" if number == 1 else f"Block{number}", ("x",))
+            cls = ClassLines("Block" if number == 1 else f"Block{number}", ("x",))
             self.classes[key] = cls
             entry = nodes_of(loop.copies[0])[0].inputs[0]
             result = self.write(cls, loop.copies[0], {entry: "x"})
             self.blocks.append(self.text(cls, result))
         return self.classes[key]
 
-    # -- text --------------------------------------------------------------------------------
-
-    def text(self, cls: _Class, result: str) -> str:
+    def text(self, cls: ClassLines, result: str) -> str:
         """The class as source."""
-        lines = [f"class {cls.name}(nn.Module):", "    def __init__(self) -> None:"]
-        lines += ["        super().__init__()", *(f"        {s}" for s in cls.init), ""]
-        heads = [f"{n}: Tensor" for n in cls.inputs]
-        if cls.mask and cls.name != "Model":
-            heads.append("mask: Tensor")
-        head, names = ", ".join(heads), ", ".join(h.split(":")[0] for h in heads)
-        several = "," in result
-        y_type = "tuple[Tensor, ...]" if several else "Tensor"
-        body = [*self._mask_lines(cls), *cls.forward]
-        model = cls.name == "Model"
-        if cls.extras:
-            if model:
-                lines += [f"    def forward(self, {head}) -> {y_type}:"]
-                lines += [f"        return self.forward_aux({names})[0]", ""]
-            lines += [f"    def forward_aux(self, {head}) -> tuple[{y_type}, Tensor, list]:"]
-            lines += [f"        aux, stats = {self._zero(cls)}, []"]
-            lines += [f"        {s}" for s in body]
-            lines += [f"        return {f'({result})' if several else result}, aux, stats", ""]
-            lines += ["    def update(self, stats: list) -> None:"]
-            lines += self._update_lines(cls)
-        else:
-            lines += [f"    def forward(self, {head}) -> {y_type}:"]
-            lines += [f"        {s}" for s in body] + [f"        return {result}", ""]
-            if model:
-                lines += [f"    def forward_aux(self, {head}) -> tuple[{y_type}, float, list]:"]
-                lines += [f"        return self.forward({names}), 0.0, []", ""]
-                lines += ["    def update(self, stats: list) -> None:"]
-                lines += ['        """No op of this model keeps running statistics."""', ""]
-        if self.decodes:
-            lines += self._decode_lines(cls, result)
-        return "\n".join(lines).rstrip() + "\n"
-
-    @staticmethod
-    def _zero(cls: _Class) -> str:
-        return f"{cls.inputs[0]}.new_zeros((), dtype=torch.float32)"
-
-    def _mask_lines(self, cls: _Class) -> list[str]:
-        if cls.name != "Model":
-            return []
-        padded = [n for n in self.graph.input_nodes if n.type.may_pad]
-        lines = []
-        for node in padded:
-            name = str(node.args["name"])
-            if name in cls.masks:
-                mask = f"mask_{name}" if len(padded) > 1 else "mask"
-                test = f"{name} != 0" if node.type.kind == "tokens" else f"{name}.ne(0).any(-1)"
-                lines.append(f"{mask} = {test}")
-        return lines
-
-    @staticmethod
-    def _update_lines(cls: _Class) -> list[str]:
-        if not cls.updates:
-            return ['        """No op of this model keeps running statistics."""', ""]
-        uses: dict[str, list[int]] = {}
-        lines, at = [], 0
-        for owner, count in cls.updates:
-            if count > 1:
-                lines.append(f"        for block, found in zip({owner}, stats[{at}:{at + count}]):")
-                lines.append("            block.update(found)")
-            else:
-                uses.setdefault(owner, []).append(at)
-            at += count
-        for owner, places in uses.items():
-            if len(places) == 1:
-                lines.append(f"        {owner}.update(stats[{places[0]}])")
-            else:  # one module used several times: its statistics are averaged first
-                found = ", ".join(f"stats[{i}]" for i in places)
-                lines.append(f"        found = zip({found})")
-                lines.append(
-                    f"        {owner}.update(tuple(torch.stack(s).mean(0) for s in found))"
-                )
-        return [*lines, ""]
-
-    @staticmethod
-    def _decode_lines(cls: _Class, result: str) -> list[str]:
-        states = ", ".join(cls.states)
-        after = ", ".join(f"s{i}" for i in range(len(cls.states)))
-        return [
-            "    def init_state(self, batch: int, length: int) -> list:",
-            f"        return [{states}]",
-            "",
-            f"    def step(self, {cls.inputs[0]}: Tensor, state: list) -> tuple[Tensor, list]:",
-            *(f"        {s}" for s in cls.step),
-            f"        return {result}, [{after}]",
-            "",
-        ]
+        return class_text(cls, result, self.graph.input_nodes, self.decodes)
 
 
 def _shape_key(part: Part) -> object:
@@ -474,7 +343,7 @@ def emit(table: Mapping[str, Op], graph: Graph, text: str, hash_: str, totals: T
     names = {(n.id, 0): str(n.args["name"]) for n in graph.input_nodes}
     for name in names.values():
         assert name.isidentifier(), name
-    model = _Class("Model", tuple(names.values()))
+    model = ClassLines("Model", tuple(names.values()))
     result = emitter.write(model, parts(graph), dict(names))
     body = emitter.text(model, result)
     chunks = [_header(text, hash_, totals, graph), IMPORTS]
