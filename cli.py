@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from einspace.compile import Compiled
-    from einspace.interface import Interface
     from einspace.result import SearchRecord
-    from grammar.errors import Source
+    from registry.tracker import Projector
 
 app = typer.Typer(
     name="einspace",
@@ -47,64 +43,6 @@ def _dump(value: object) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
-def _resolve(text: str, task: str | None, kind: str | None) -> "tuple[Source, Interface]":
-    """The text that is meant, and the interface to fit it to."""
-    from einspace.interface import Interface
-    from einspace.library import resolve
-    from grammar.errors import SpaceError
-    from ops.spec import parse_type
-    from search.tasks import find
-
-    source, default = resolve(text)
-    if task and kind:
-        raise SpaceError("give --task or --input, not both")
-    if kind:
-        try:
-            return source, Interface({"x": parse_type(kind)})
-        except ValueError as error:
-            raise SpaceError(str(error)) from None
-    name = task or default
-    if name is None:
-        raise SpaceError("nothing says what flows in", hint="add --task NAME or --input TYPE")
-    return source, find(name).interface
-
-
-def _compiled(text: str, task: str | None, kind: str | None) -> "Compiled":
-    from einspace.compile import compile_text
-
-    source, interface = _resolve(text, task, kind)
-    return compile_text(source.text, interface, source.name)
-
-
-def _facts(found: "Compiled") -> dict[str, Any]:
-    return {
-        "ok": True,
-        "text": found.text,
-        "hash": found.hash,
-        "input": found.input,
-        "output": found.output,
-        "params": found.params,
-        "flops": found.flops,
-        "state_bytes": found.state_bytes,
-        "causal": found.causal,
-        "nodes": found.nodes,
-        "depth": found.depth,
-    }
-
-
-def _values(sets: list[str] | None) -> dict[str, float]:
-    from grammar.errors import SpaceError
-
-    found = {}
-    for item in sets or []:
-        name, _, value = item.partition("=")
-        try:
-            found[name.strip()] = float(value)
-        except ValueError:
-            raise SpaceError(f"--set {item} is not name=number") from None
-    return found
-
-
 # -- one architecture ----------------------------------------------------------------------------
 
 
@@ -113,10 +51,11 @@ def check(
     text: Text, task: TaskOption = None, input: InputOption = None, json: Json = False
 ) -> None:
     """Prove that an architecture fits: types, parameters, FLOPs, causality."""
-    found = _compiled(text, task, input)
-    facts = _facts(found)
+    from search.texts import compiled, facts
+
+    found = compiled(text, task, input)
     if json:
-        return _dump(facts)
+        return _dump(facts(found))
     _say(found.text)
     _say(f"{found.input} -> {found.output}   id {found.hash}")
     _say(f"{found.params:,} parameters, {found.flops:,} FLOPs, {found.state_bytes:,} state bytes")
@@ -133,8 +72,9 @@ def show(
     """Draw an architecture: as text here, or to an SVG, PNG or text file."""
     from einspace.draw import to_text
     from einspace.render import save
+    from search.texts import compiled
 
-    found = _compiled(text, task, input)
+    found = compiled(text, task, input)
     if out is None:
         return _say(to_text(found.graph))
     save(found.graph, out)
@@ -154,7 +94,9 @@ def fmt(text: Text) -> None:
 @app.command()
 def code(text: Text, task: TaskOption = None, input: InputOption = None) -> None:
     """Print the PyTorch file that an architecture compiles to."""
-    _say(_compiled(text, task, input).source)
+    from search.texts import compiled
+
+    _say(compiled(text, task, input).source)
 
 
 @app.command()
@@ -175,8 +117,9 @@ def sample(
 
     from einspace.candidates import frame
     from einspace.candidates import sample as draw
+    from search.texts import meant, values
 
-    _, interface = _resolve(space, task, input)
+    _, interface = meant(space, task, input)
     limits = [None if v is None else int(v) for v in (max_params, max_flops, max_nodes)]
     place = frame(
         space,
@@ -184,7 +127,7 @@ def sample(
         max_params=limits[0],
         max_flops=limits[1],
         max_nodes=limits[2],
-        values=_values(set),
+        values=values(set or ()),
     )
     rng = random.Random(seed)
     for _ in range(n):
@@ -270,45 +213,22 @@ def seeds(json: Json = False) -> None:
 # -- searches ------------------------------------------------------------------------------------
 
 
-def _best(record: "SearchRecord") -> dict[str, Any]:
+def _summary(record: "SearchRecord") -> dict[str, Any]:
     from registry.tracker import run_ids, tracking_uri
     from search.storage import runs_dir
+    from search.summary import summary
 
-    found = record.best()
-    best = None
-    if found is not None:
-        ids = run_ids(tracking_uri(runs_dir()), record.study)
-        metrics = {**found.params, **found.metrics}
-        best = {
-            "text": found.text,
-            "value": found.value,
-            "metrics": metrics,
-            "run_id": ids.get(found.number),
-            "hash": found.hash,
-            "trial": found.number,
-        }
-    total = len(record.trials)
-    final = dict(record.final) or None
-    return {
-        "study": record.study,
-        "trials": total,
-        "status": record.counts(),
-        "best": best,
-        "final": final,
-    }
+    return summary(record, run_ids(tracking_uri(runs_dir()), record.study))
 
 
-def _print_best(facts: dict[str, Any]) -> None:
-    counts = ", ".join(f"{n} {status}" for status, n in sorted(facts["status"].items()))
-    _say(f"study {facts['study']}: {facts['trials']} trials ({counts})")
-    if (best := facts["best"]) is not None:
-        _say(f"best validation {best['value']:.4f} (trial {best['trial']}, id {best['hash']})")
-        _say(best["text"])
-    if (final := facts["final"]) is not None:
-        _say(
-            f"test {final['metric']} {final['mean']:.4f} +- {final['deviation']:.4f} "
-            f"({len(final['seeds'])} seeds, {final['epochs']} epochs, train + validation)"
-        )
+def _show_summary(record: "SearchRecord", as_json: bool) -> None:
+    from search.summary import lines
+
+    facts = _summary(record)
+    if as_json:
+        return _dump(facts)
+    for line in lines(facts):
+        _say(line)
 
 
 @app.command()
@@ -389,66 +309,58 @@ def search(
     plan = Plan(trials=trials, workers=workers, timeout=timeout, device=device, storage=storage)
     projector = _projector()
     with Display(trials, quiet=json) as display:
-        outcome = run(setup, plan, display)
-    record = outcome.record
-    if outcome.ending.reason == "fault":
-        raise StudyError(outcome.ending.message)
-    if export is not None and outcome.ending.reason != "stopped":
+
+        def on_poll(record: "SearchRecord") -> None:
+            display(record)
+            projector.follow(record)
+
+        outcome = run(setup, plan, on_poll)
+    ending = outcome.ending
+    if ending.reason == "fault":
+        projector.push(outcome.record)
+        raise StudyError(ending.message)
+    finish = export is not None and ending.reason != "stopped"
+    if export is not None and finish:
         record = _finish(setup.name, storage, export, force)
-    projector(record)
-    facts = _best(record)
-    if json:
-        return _dump(facts)
-    if outcome.ending.reason != "done":
-        _say(outcome.ending.message)
-    _print_best(facts)
-    if export is not None:
+    else:
+        record = outcome.record
+        projector.push(record)
+    if ending.reason != "done" and not json:
+        _say(ending.message)
+    _show_summary(record, json)
+    if finish and not json:
         _say(f"exported and verified: {export}")
 
 
-def _projector() -> "Callable[[SearchRecord], None]":
-    """Projects a record to MLflow; a failure is told and never ends a search."""
+def _projector() -> "Projector":
+    """Shows searches in MLflow; a failure is told on stderr and never ends a search."""
     from registry.tracker import Projector, tracking_uri
     from search.storage import runs_dir
 
-    projector = Projector(tracking_uri(runs_dir()), lambda text: typer.echo(text, err=True))
-
-    def push(record: "SearchRecord") -> None:
-        projector.push(record)
-
-    return push
+    return Projector(tracking_uri(runs_dir()), lambda text: typer.echo(text, err=True))
 
 
 def _finish(name: str, storage: str | None, out: Path, force: bool) -> "SearchRecord":
     """Retrain the winner with three seeds, read the test split once each, export and register."""
     from einspace.compile import compile_text
+    from registry.card import final_facts
     from registry.export import export as write
     from registry.export import load_weights
+    from registry.store import try_register
     from search.final import finalise, weights_path
-    from search.records import search_record
     from search.study import open_ledger
     from search.tasks import find
 
     ledger = open_ledger(name, storage)
     final = finalise(ledger)
-    record = search_record(ledger)
+    record = _record(name, storage)
     compiled = compile_text(final.text, find(record.task).interface)
-    write(
-        compiled, load_weights(weights_path(ledger, final)), out, facts=_card(record), force=force
-    )
+    weights = load_weights(weights_path(ledger, final))
+    write(compiled, weights, out, facts=final_facts(record), force=force)
+    projector = _projector()
+    if projector.push(record):  # The registry names the run that a model comes from.
+        try_register(out, projector.uri, name, projector.tell, trial=final.trial)
     return record
-
-
-def _card(record: "SearchRecord") -> dict[str, str]:
-    final = record.final
-    return {
-        "study": record.study,
-        "task": record.task,
-        "data": record.tags.get("data", ""),
-        f"test {record.metric}": f"{final['mean']:.4f} +- {final['deviation']:.4f}",
-        "seeds": str(final["seeds"]),
-        "epochs": str(final["epochs"]),
-    }
 
 
 @app.command()
@@ -482,19 +394,15 @@ def status(study: Runs, storage: str | None = None, json: Json = False) -> None:
     from search.display import trial_table
 
     record = _record(study, storage)
-    if json:
-        return _dump(_best(record))
-    Console().print(trial_table(record.trials, record.metric))
-    _print_best(_best(record))
+    if not json:
+        Console().print(trial_table(record.trials, record.metric))
+    _show_summary(record, json)
 
 
 @app.command()
 def best(study: Runs, storage: str | None = None, json: Json = False) -> None:
     """The best architecture of a study."""
-    facts = _best(_record(study, storage))
-    if json:
-        return _dump(facts)
-    _print_best(facts)
+    _show_summary(_record(study, storage), json)
 
 
 @app.command()
@@ -513,8 +421,8 @@ def report(
 @app.command()
 def repair(study: Runs, storage: str | None = None) -> None:
     """Bring MLflow up to date with the study."""
-    _projector()(_record(study, storage))
-    _say(f"MLflow shows study {study}")
+    if _projector().push(_record(study, storage)):
+        _say(f"MLflow shows study {study}")
 
 
 @app.command()
@@ -531,13 +439,14 @@ def export(
     from registry.export import check_out
     from registry.export import export as write
     from search.storage import known_studies
+    from search.texts import compiled
 
     check_out(out, force=force)
     if what in known_studies():
         _finish(what, storage, out, force)
     else:
         facts = {"weights": "untrained, seed 0"}
-        write(_compiled(what, task, input), None, out, facts=facts, force=force, fmt=format)
+        write(compiled(what, task, input), None, out, facts=facts, force=force, fmt=format)
     _say(f"exported and verified: {out}")
 
 

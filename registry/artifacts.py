@@ -1,6 +1,7 @@
-"""The files of a trial: text, drawing and source, made again from its text when it is projected."""
+"""The files of a trial: text, curves, drawing and source; the last two are made from the text."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from einspace.compile import compile_text
 from einspace.interface import Interface
@@ -14,6 +15,8 @@ def trial_files(trial: TrialRecord, interface: Interface | None) -> Mapping[str,
     if not trial.text:
         return {}
     files = {"architecture.arch": trial.text + "\n"}
+    if trial.curves:
+        files["curves.csv"] = _curves(trial)
     if interface is None:
         return files
     try:
@@ -26,3 +29,11 @@ def trial_files(trial: TrialRecord, interface: Interface | None) -> Mapping[str,
     except UserError as error:  # a machine without Graphviz still tracks
         files["no-drawing.txt"] = error.render() + "\n"
     return files
+
+
+def _curves(trial: TrialRecord) -> str:
+    """One row an epoch, one column a curve; a curve that ended early leaves its cells empty."""
+    rows = zip_longest(*trial.curves.values(), fillvalue="")
+    lines = [f"epoch,{','.join(trial.curves)}"]
+    lines += [f"{i},{','.join(map(str, row))}" for i, row in enumerate(rows, start=1)]
+    return "\n".join(lines) + "\n"

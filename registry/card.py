@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from einspace.compile import Compiled
+from einspace.result import SearchRecord
 
 
 def plain(text: str) -> str:
@@ -14,6 +15,19 @@ def plain(text: str) -> str:
 def fenced(text: str) -> str:
     """One line for a code block, which ends only at backticks."""
     return " ".join(text.split()).replace("`", "'")
+
+
+def final_facts(record: SearchRecord) -> dict[str, str]:
+    """What the card says of a winner: where it comes from and what its final training gave."""
+    final = record.final
+    return {
+        "study": record.study,
+        "task": record.task,
+        "data": record.tags.get("data", ""),
+        f"test {record.metric}": f"{final['mean']:.4f} +- {final['deviation']:.4f}",
+        "seeds": str(final["seeds"]),
+        "epochs": str(final["epochs"]),
+    }
 
 
 def card(compiled: Compiled, facts: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,9 +254,24 @@ def _close(client: "MlflowClient", parent: str, record: SearchRecord) -> None:
 class Projector:
     """Projects records as a search goes on; a failure is told once and tried again next time."""
 
-    def __init__(self, uri: str, tell: Callable[[str], None]) -> None:
-        self.uri, self.tell = uri, tell
+    def __init__(self, uri: str, tell: Callable[[str], None], every: float = 10.0) -> None:
+        self.uri, self.tell, self.every = uri, tell, every
         self.told = False
+        self.ended = 0
+        self.next = 0.0
+
+    def follow(self, record: SearchRecord) -> None:
+        """`push` of a running search: at most every `every` seconds, when more trials have ended.
+
+        A slow tracker is asked less: the pause is at least ten times what the last push took.
+        """
+        ended = sum(t.status not in ("running", "waiting") for t in record.trials)
+        now = time.monotonic()
+        if ended <= self.ended or now < self.next:
+            return
+        self.push(record, finished=False)
+        took = time.monotonic() - now
+        self.ended, self.next = ended, now + took + max(self.every, 10 * took)
 
     def push(self, record: SearchRecord, *, finished: bool = True) -> bool:
         """Whether MLflow now shows the record."""

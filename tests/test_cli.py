@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from registry.store import ALIAS, model_name
+from registry.tracker import client_of, run_ids, tracking_uri
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -95,6 +98,10 @@ def test_a_search_ends_in_a_verified_folder_and_resumes(tmp_path: Path) -> None:
     assert facts["trials"] == 3
     assert facts["best"]["run_id"]
     assert json.loads(run("verify", str(out), "--json").stdout)["ok"] is True
+    uri = tracking_uri(tmp_path / "runs")
+    version = client_of(uri).get_model_version_by_alias(model_name("s"), ALIAS)
+    best = run_ids(uri, "s")[facts["best"]["trial"]]
+    assert (version.run_id, version.tags["nas.hash"]) == (best, facts["best"]["hash"])
     other = run("search", "conv2d(dim=4) >> head", *words[2:], runs=tmp_path / "runs")
     assert other.returncode == 2
     assert "space" in other.stderr + other.stdout

@@ -74,6 +74,7 @@ def test_the_parent_shows_the_best_so_far_once_however_often_it_is_projected(uri
     assert points == [(0, 0.5), (2, 0.9)]
     assert {f.path for f in client.list_artifacts(parent, "best")} == {
         "best/architecture.arch",
+        "best/curves.csv",
         "best/graph.svg",
         "best/model.py",
     }
@@ -130,7 +131,7 @@ def test_a_machine_without_graphviz_still_tracks(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Projector(uri, pytest.fail).push(record("bare", trial(0, 0.5)))
     names = {f.path for f in client_of(uri).list_artifacts(run_ids(uri, "bare")[0])}
-    assert names == {"architecture.arch", "model.py", "no-drawing.txt"}
+    assert names == {"architecture.arch", "curves.csv", "model.py", "no-drawing.txt"}
 
 
 def test_improvements_follow_the_direction() -> None:

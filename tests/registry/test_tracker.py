@@ -8,6 +8,7 @@ import pytest
 from einspace.interface import Interface
 from einspace.result import SearchRecord, TrialRecord
 from ops.spec import image, scores
+from registry.artifacts import trial_files
 from registry.report import pareto, report_page
 from registry.tracker import Projector, client_of, project, run_ids, tracking_uri
 
@@ -57,7 +58,7 @@ def test_a_record_is_projected_once_and_completed_later(uri: str) -> None:
     assert run.data.params["lr"] == "0.01"
     assert [m.value for m in client.get_metric_history(ids[0], "val_acc")] == [0.5, 0.9]
     names = {f.path for f in client.list_artifacts(ids[0])}
-    assert names == {"architecture.arch", "graph.svg", "model.py"}
+    assert names == {"architecture.arch", "curves.csv", "graph.svg", "model.py"}
     assert client.get_run(ids[1]).info.status == "FAILED"
     assert client.get_run(ids[2]).info.status == "RUNNING"
     client.delete_run(ids[0])
@@ -97,3 +98,20 @@ def test_the_pareto_front_holds_only_what_nothing_beats() -> None:
 
     rows = [trial(0, 0.9, 100), trial(1, 0.8, 50), trial(2, 0.85, 120), trial(3, 0.95, 200)]
     assert [t.number for t in pareto(rows, maximise=True)] == [1, 0, 3]
+
+
+def test_a_running_search_is_shown_when_trials_have_ended_and_not_too_often(tmp_path: Path) -> None:
+    projector = Projector(tracking_uri(tmp_path), print, every=1e6)
+    projector.follow(replace(RECORD, trials=()))
+    assert run_ids(projector.uri, "study-1") == {}
+    projector.follow(replace(RECORD, trials=(OK,)))
+    assert set(run_ids(projector.uri, "study-1")) == {0}
+    projector.follow(RECORD)  # within the pause
+    assert set(run_ids(projector.uri, "study-1")) == {0}
+    assert projector.push(RECORD)
+    assert set(run_ids(projector.uri, "study-1")) == {0, 1, 2}
+
+
+def test_curves_are_a_table_whose_short_columns_end_empty() -> None:
+    trial = replace(OK, curves={"loss": (1.0, 0.5), "val_acc": (0.25,)})
+    assert trial_files(trial, None)["curves.csv"] == "epoch,loss,val_acc\n1,1.0,0.25\n2,0.5,\n"

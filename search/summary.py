@@ -1,0 +1,42 @@
+"""A search in a few words: counts, the best trial, the final training; as JSON and as lines."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from einspace.result import SearchRecord
+
+
+def summary(record: SearchRecord, run_ids: Mapping[int, str]) -> dict[str, Any]:
+    """What `best --json` prints; `run_ids` are the tracker's, by trial number."""
+    found = record.best()
+    best = None
+    if found is not None:
+        best = {
+            "text": found.text,
+            "value": found.value,
+            "metrics": {**found.params, **found.metrics},
+            "run_id": run_ids.get(found.number),
+            "hash": found.hash,
+            "trial": found.number,
+        }
+    return {
+        "study": record.study,
+        "trials": len(record.trials),
+        "status": record.counts(),
+        "best": best,
+        "final": dict(record.final) or None,
+    }
+
+
+def lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """A `summary` for people."""
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(facts["status"].items()))
+    yield f"study {facts['study']}: {facts['trials']} trials ({counts})"
+    if (best := facts["best"]) is not None:
+        yield f"best validation {best['value']:.4f} (trial {best['trial']}, id {best['hash']})"
+        yield best["text"]
+    if (final := facts["final"]) is not None:
+        yield (
+            f"test {final['metric']} {final['mean']:.4f} +- {final['deviation']:.4f} "
+            f"({len(final['seeds'])} seeds, {final['epochs']} epochs, train + validation)"
+        )
