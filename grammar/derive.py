@@ -34,7 +34,7 @@ from grammar.ast import (
 )
 from grammar.errors import SpaceError
 from grammar.forms import FORMS
-from grammar.parts import Closure, Label, Place, Scope, Step, listed
+from grammar.parts import Closure, Label, Place, Scope, Step, carried, handed_back, listed
 from grammar.structure import Structure
 from grammar.walk import (
     Algebra,
@@ -244,7 +244,8 @@ class Walk(Structure):
     def _argument(self, closure: Closure, place: Place, x: object, scope: Scope) -> Iterator[Step]:
         spot = replace(closure.place, module=place.module, depth=place.depth)
         for step in self.walk(closure.body, spot, x, closure.scope):
-            yield Step(step.expr, step.value, scope)
+            bound = carried(closure.place.address, closure.scope, step.scope)
+            yield Step(step.expr, step.value, {**scope, **bound})
 
     def _rule(
         self, decl: Decl, call: Call, place: Place, x: object, scope: Scope
@@ -268,8 +269,9 @@ class Walk(Structure):
             return
         if decl.kind == "fix":
             spot = replace(spot, address=f"fix:{decl.name}")
+        origins = [c.place.address for c in env.values()]
         for step in self.walk(decl.body, spot, x, scope):
-            yield Step(step.expr, step.value, scope)
+            yield Step(step.expr, step.value, handed_back(origins, scope, step.scope))
 
     def let(self, name: str, body: Expr, place: Place, x: object, scope: Scope) -> Iterator[Step]:
         """One choice and one module wherever it is used."""

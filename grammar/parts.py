@@ -58,6 +58,26 @@ def shared(path: str) -> str:
     return re.sub(r"\[\d+\](?!.*\[)", "[=]", path)
 
 
+def carried(origin: str, before: Scope, after: Scope) -> Scope:
+    """What an argument's text has bound, under names that no text can write.
+
+    Its names belong to the caller: they pass unseen through the rule (as through any body: not out
+    of an alternative, as lists out of a repeat), and `handed_back` shows them again.
+    """
+    fresh = {n: v for n, v in after.items() if v is not before.get(n)}
+    return {n if ">" in n else f"{origin}>{n}": v for n, v in fresh.items()}
+
+
+def handed_back(origins: Sequence[str], before: Scope, after: Scope) -> Scope:
+    """The caller's names after a call: its own, and those that its arguments have bound."""
+    found = dict(before)
+    for name, label in after.items():
+        origin, mark, plain = name.rpartition(">")
+        if mark and label is not before.get(name):
+            found[plain if origin in origins else name] = label
+    return found
+
+
 def listed(before: Scope, steps: Sequence[Step]) -> Scope:
     """After copies: a name that each copy has bound is the list of its values."""
     found = dict(before)

@@ -2,6 +2,8 @@
 
 Walks the rules with the set of names that are visible, once for each rule and set. A name bound
 in an alternative stays in it, a rule's names stay in the rule, and after a repeat a name is a list.
+An argument's text belongs to the caller, who sees its names where the rule surely uses it: a use
+of the parameter `f` is noted as the name `>f`, which goes the way of every other name.
 """
 
 from collections.abc import Collection, Mapping
@@ -38,7 +40,8 @@ def check_names(
 class _Names:
     def __init__(self, rules: Mapping[str, Decl], signatures: Mapping[str, Signature]) -> None:
         self.rules, self.signatures = rules, signatures
-        self.seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+        self.used: dict[tuple[str, frozenset[tuple[str, str]]], Bound] = {}
+        self.params: frozenset[str] = frozenset()
 
     def visit(self, node: Node, bound: Bound) -> Bound:
         """The names visible after `node`."""
@@ -63,23 +66,38 @@ class _Names:
             case Call("each", (arg,)):
                 inside = self.visit(arg.value, bound)
                 return {**bound, **{n: "list" for n in inside if n not in bound}}
-            case Name(name) | Call(name, _):
-                after = bound
-                for child in children(node):
-                    after = self.visit(child, after)
-                if name not in self.rules:
-                    return after
-                self.rule(name, bound)
-                return bound
+            case Name(name) if name in self.params:
+                return {**bound, f">{name}": "one"}
+            case Name(name) | Call(name, _) if name in self.rules:
+                return self.call(node, self.rule(name, bound), bound)
         for child in children(node):
             bound = self.visit(child, bound)
         return bound
 
-    def rule(self, name: str, bound: Bound) -> None:
-        key = (name, frozenset(bound.items()))
-        if key not in self.seen:
-            self.seen.add(key)
-            self.visit(self.rules[name].body, bound)
+    def call(self, node: Node, used: Bound, bound: Bound) -> Bound:
+        """The caller's names after a rule's call."""
+        found = dict(bound)
+        for arg in node.args if isinstance(node, Call) else ():
+            after = self.visit(arg.value, bound)
+            kind = used.get(f">{arg.name}")
+            for name in after:
+                if kind is not None and after[name] != bound.get(name):
+                    found[name] = "list" if kind == "list" else after[name]
+        return found
+
+    def rule(self, name: str, bound: Bound) -> Bound:
+        """The parameters that the rule surely uses, as names; none of a rule that is entered."""
+        plain = {n: kind for n, kind in bound.items() if not n.startswith(">")}
+        key = (name, frozenset(plain.items()))
+        if key not in self.used:
+            self.used[key] = {}
+            decl, outer = self.rules[name], self.params
+            self.params = frozenset(p.name for p in decl.params or ())
+            after = self.visit(decl.body, plain)
+            self.params = outer
+            if decl.kind != "let":
+                self.used[key] = {n: kind for n, kind in after.items() if n.startswith(">")}
+        return self.used[key]
 
     def value(self, node: Value, bound: Bound) -> None:
         kind = bound.get(node.name)
