@@ -189,7 +189,7 @@ class Typing:
     ) -> dict[str, Any]:
         known = {
             "many": sum(len(groups.get(i.name, ())) for i in row.inputs if i.many),
-            "target": self.interface.target,
+            "target": self.interface.outputs.get(site.output, self.interface.target),
             "layer": site.layer,
             "seed": zlib.crc32(site.module.encode()),
         }
@@ -237,6 +237,10 @@ class Typing:
             wanted = self.interface.outputs
             if wanted and set(wanted) != set(refs):
                 raise refuse(f"the task's outputs are {', '.join(wanted)}", site.node)
+            for name, kind in wanted.items():
+                if (refs[name].type.kind, refs[name].type.shape) != (kind.kind, kind.shape):
+                    told = f"the task wants {kind} as {name}, this gives {refs[name].type}"
+                    raise refuse(told, site.node)
             return Outputs(tuple(refs.values()), tuple(refs))
         refs_out = value if isinstance(value, tuple) else (value,)
         target = self.interface.target

@@ -242,7 +242,7 @@ class Walk(Structure):
         return bool(self.parts(call))
 
     def _argument(self, closure: Closure, place: Place, x: object, scope: Scope) -> Iterator[Step]:
-        spot = replace(closure.place, module=place.module, depth=place.depth)
+        spot = replace(closure.place, module=place.module, depth=place.depth, output=place.output)
         for step in self.walk(closure.body, spot, x, closure.scope):
             bound = carried(closure.place.address, closure.scope, step.scope)
             yield Step(step.expr, step.value, {**scope, **bound})
@@ -324,7 +324,7 @@ class Walk(Structure):
         layer = self.layers.get(name, 0)
         spans = {a.name: a for a in node.args if a.name} if isinstance(node, Call) else {}
         module = f"{place.module}/{name}"
-        site = Site(module, layer, node, spans)
+        site = Site(module, layer, node, spans, place.output)
         try:
             applied = self.algebra.apply(name, params, values, inputs, site)  # type: ignore[arg-type]  # scalars
             known = self.modules.get(module)

@@ -88,7 +88,7 @@ def _tidy(expr: Expr, signatures: Mapping[str, Signature]) -> Expr:
         case Call(name, ()):
             return Name(name)
         case Seq(items):
-            kept = [i for i in items if i != IDENTITY]
+            kept = _joined([i for i in items if i != IDENTITY], signatures)
             return seq(kept) if kept else IDENTITY
         case Sum(items):
             return _tidy_sum(items)
@@ -99,6 +99,22 @@ def _tidy(expr: Expr, signatures: Mapping[str, Signature]) -> Expr:
         case Call(name, args) if name in signatures:
             return _tidy_op(name, args, signatures[name])
     return expr
+
+
+def _joined(items: list[Expr], signatures: Mapping[str, Signature]) -> list[Expr]:
+    """`fork(a, b) >> add` is `add(a, b)`, and so for each op of any number of values."""
+    found: list[Expr] = []
+    for item in items:
+        before = found[-1] if found else None
+        call = Call(item.id, ()) if isinstance(item, Name) else item
+        known = signatures.get(call.name) if isinstance(call, Call) else None
+        if isinstance(call, Call) and known and known.variadic:
+            plain = all(a.name or _is_flag(a, known) for a in call.args)
+            if plain and isinstance(before, Call) and before.name == "fork":
+                found[-1] = _tidy(Call(call.name, before.args + call.args), signatures)
+                continue
+        found.append(item)
+    return found
 
 
 def _tidy_sum(items: tuple[Expr, ...]) -> Expr:

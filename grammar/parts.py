@@ -35,6 +35,7 @@ class Place:
     module: str = ""
     env: Mapping[str, Closure] = None  # type: ignore[assignment]  # set by `Walk.start`
     depth: int = 0
+    output: str = ""
 
     def at(self, part: str | int) -> "Place":
         return replace(self, address=f"{self.address}/{part}", module=f"{self.module}/{part}")

@@ -122,9 +122,13 @@ class Structure(Values):
             yield from self.let(shared(place.module) + "/tied", args[0], place, x, scope)
 
     def _outputs(self, call: Call, place: Place, x: object, scope: Scope) -> Iterator[Step]:
-        args = [a.value for a in call.args]
-        for steps in self.branches(args, place, [x] * len(args), scope, copies=False):
-            names = [a.name or "" for a in call.args]
+        names = [a.name or "" for a in call.args]
+
+        def maker(i: int) -> Callable[[Step | None], Iterator[Step]]:
+            spot, body = replace(place.at(i), output=names[i]), call.args[i].value
+            return lambda before: self.walk(body, spot, x, before.scope if before else scope)
+
+        for steps in self.chain([maker(i) for i in range(len(names))]):
             parts = tuple(Arg(n, s.expr) for n, s in zip(names, steps, strict=True))
             value = dict(zip(names, (s.value for s in steps), strict=True))
             yield Step(Call("outputs", parts, span=call.span), value, steps[-1].scope)

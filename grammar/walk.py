@@ -29,12 +29,14 @@ def refuse(message: str, node: Node | None = None, hint: str = "") -> Infeasible
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where an op is applied: whose weights it has, and where to point when it does not fit."""
+    """Where an op is applied: whose weights it has, where to point when it does not fit, and the
+    name of the task's output that it leads to (none outside `outputs`)."""
 
     module: str
     layer: int
     node: Node
     params: Mapping[str, Node] = field(default_factory=dict)
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
