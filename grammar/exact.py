@@ -231,7 +231,8 @@ class Exact:
         chooser = Ordered(drawn.picks)
         limits = replace(self.limits, depth=100_000)
         derivation = next(derivations(self.space, chooser, algebra, limits))
-        assert derivation.refusals == 0 and chooser.taken == len(drawn.picks)
+        assert derivation.refusals == 0
+        assert chooser.taken == len(drawn.picks)
         return derivation
 
 

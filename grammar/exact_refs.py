@@ -26,6 +26,7 @@ from grammar.domain import Signature
 from grammar.forms import FORMS
 
 ROUNDS = 1_000
+ENDLESS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Static:
         self._direct = {n: self._own(d.body) for n, d in decls.items()}
         self._reach = {n: self._reached(n) for n in decls}
         self.recursive = frozenset(n for n in decls if n in self._reach[n])
-        self._floors = dict.fromkeys(self.recursive, 0)
+        self._floors = dict.fromkeys(self.recursive, ENDLESS)
         self._settle_floors()
 
     # -- what is touched ---------------------------------------------------------------------
@@ -120,8 +121,11 @@ class Static:
     # -- how small it can be -----------------------------------------------------------------
 
     def _settle_floors(self) -> None:
+        """From above, as for shortest derivations (Knuth 1977): from below, `m = m >> m | a` would
+        stay at 0."""
         for _ in range(ROUNDS):
-            new = {n: self.floor(self.decls[n].body, {}) for n in self.recursive}
+            bodies = {n: self.floor(self.decls[n].body, {}) for n in self.recursive}
+            new = {n: min(found, ENDLESS) for n, found in bodies.items()}
             if new == self._floors:
                 return
             self._floors = new
