@@ -163,11 +163,14 @@ def _is_flag(arg: Arg, signature: Signature) -> bool:
 # -- names ---------------------------------------------------------------------------------------
 
 
-def _count(node: Node, names: Mapping[str, object], found: dict[str, int]) -> None:
+def _count(node: Node, names: Mapping[str, object], found: dict[str, int], times: int = 1) -> None:
+    """Adds the uses of `names`; what stands in copies (`* n`, `each`, `cross`) is used twice."""
     if isinstance(node, Name) and node.id in names:
-        found[node.id] = found.get(node.id, 0) + 1
+        found[node.id] = found.get(node.id, 0) + times
+    if isinstance(node, Repeat) or (isinstance(node, Call) and node.name in ("each", "cross")):
+        times = 2
     for child in children(node):
-        _count(child, names, found)
+        _count(child, names, found, times)
 
 
 def _inline_single(final: Expr, lets: dict[str, Expr]) -> tuple[Expr, dict[str, Expr]]:

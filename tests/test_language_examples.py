@@ -196,6 +196,10 @@ EQUAL = [
 DIFFERENT = [
     ("let m = linear(dim=8); m >> m", "linear(dim=8) >> linear(dim=8)"),
     ("gelu >> relu", "relu >> gelu"),
+    (
+        "let m = linear(dim=8); fork(gelu, relu) >> each(m) >> add",
+        "fork(gelu, relu) >> each(linear(dim=8)) >> add",
+    ),
     ("linear(dim=8)", "linear(dim=8, bias=false)"),
     ("(gelu + relu) * 2", "gelu + relu * 2"),
     ("gelu as e >> relu >> @e", "gelu >> relu"),
