@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from search.scores import IGNORE
-from search.task import Data, Split
 
 CHUNK = 2**22  # uniform numbers held at once by `distinct`
 
@@ -40,9 +39,3 @@ def sha256(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def data(name: str, seed: int, train: Split, val: Split, test: Split) -> Data:
-    """Generated parts with their provenance."""
-    digest = sha256(t for part in (train, val, test) for t in (part.x, part.y))
-    return Data(train, val, test, f"{name} generated, seed {seed} sha256:{digest}", digest, "ours")
