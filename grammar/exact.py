@@ -65,9 +65,15 @@ class _Whole(Inside):
     """The forest of a space: one vertex a size."""
 
     def __init__(
-        self, space: Space, algebra: Algebra, limits: Limits, layered: frozenset[str]
+        self,
+        space: Space,
+        algebra: Algebra,
+        limits: Limits,
+        layered: frozenset[str],
+        spent: bool,
     ) -> None:
         super().__init__(space, algebra, limits)
+        self.spent = spent
         self._memo, self._applied, self.layered = {}, {}, layered
 
     def roots(self) -> dict[int, Vertex]:
@@ -90,6 +96,8 @@ class _Whole(Inside):
             except Infeasible as error:
                 self.note(error)
                 continue
+            if self.spent and (out.params, out.flops) != (self.limits.params, self.limits.flops):
+                continue
             if out.nodes <= self.limits.nodes:
                 drafts.setdefault(out.nodes, []).append((1.0, -1, 0, 0, 1, (vertex,)))
         return {n: Vertex(drafts[n]) for n in sorted(drafts)}
@@ -99,7 +107,8 @@ class Exact:
     """The derivations of a space that are valid under `algebra` and within `limits`.
 
     The algebra's values must be hashable and equal where they mean the same; ops in `layered` get
-    other constructor arguments at each use. Raises: SpaceError when nothing fits, for recursion
+    other constructor arguments at each use. With `spent`, only derivations that cost exactly the
+    limits of params and flops count. Raises: SpaceError when nothing fits, for recursion
     without a node budget, and for recursion that spends no node.
     """
 
@@ -112,9 +121,10 @@ class Exact:
         limits: Limits | None = None,
         *,
         layered: frozenset[str] = frozenset(),
+        spent: bool = False,
     ) -> None:
         self.space, self.limits = space, limits or Limits()
-        walk = _Whole(space, algebra, self.limits, layered)
+        walk = _Whole(space, algebra, self.limits, layered, spent)
         with deep():
             self.sizes = walk.roots()
         if not self.sizes:
@@ -226,11 +236,26 @@ class Exact:
         picks, _ = _descend(start, choose)
         return Drawn(picks, -math.log(total))
 
-    def replay(self, drawn: Drawn, algebra: Algebra) -> Derivation:
-        """The derivation of a draw under the algebra that builds it; it never meets a refusal."""
+    def best(self) -> Drawn:
+        """The most probable derivation."""
+        whole = self.log_mass()
+        tops: dict[Vertex, float] = {}
+
+        def weigh(edge: Edge) -> float:
+            return math.log(edge[0]) + sum(tops[v] for v in edge[5])
+
+        _fold(self.root, tops, lambda vertex: max(map(weigh, vertex.edges)))
+        picks, log_prob = _descend(self.root, lambda vertex: max(vertex.edges, key=weigh))
+        return Drawn(picks, log_prob - whole)
+
+    def replay(self, drawn: Drawn, algebra: Algebra, limits: Limits | None = None) -> Derivation:
+        """The derivation of a draw under the algebra that builds it; it never meets a refusal.
+
+        `limits` replaces those of the sums, where these were in units of their own.
+        """
         chooser = Ordered(drawn.picks)
-        limits = replace(self.limits, depth=100_000)
-        derivation = next(derivations(self.space, chooser, algebra, limits))
+        bounds = replace(limits or self.limits, depth=100_000)
+        derivation = next(derivations(self.space, chooser, algebra, bounds))
         assert derivation.refusals == 0
         assert chooser.taken == len(drawn.picks)
         return derivation

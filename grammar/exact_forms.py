@@ -3,7 +3,18 @@
 from dataclasses import replace
 
 from grammar.ast import Call, Expr
-from grammar.exact_state import EMPTY, EVERY, Branches, Draft, Out, Spot, Table, Vertex, finish
+from grammar.exact_state import (
+    EMPTY,
+    EVERY,
+    Branches,
+    Draft,
+    Names,
+    Out,
+    Spot,
+    Table,
+    Vertex,
+    finish,
+)
 from grammar.exact_values import State, part_texts
 from grammar.exact_walk import Flow, Found, Part, plain, takes_parts
 from grammar.walk import Infeasible, Site, refuse
@@ -141,7 +152,7 @@ class Inside(Flow):
                 wanted = wanted | roots | self.own(at.spot) | self.needs([body], at.spot.env)
 
             def run(state: Out, low: int, high: int) -> Found:
-                values, lists, last = state.value or ((), (), ())  # type: ignore[misc]  # as made below
+                values, lists, last = _parts(state)
                 scope = {**at.scope, **dict(last)}
                 inner = State(spot, scope, state.store, wanted)
                 for out, vertex in self.walk(body, inner, xs[i], low, high):
@@ -157,7 +168,7 @@ class Inside(Flow):
         table = self.chain([part(i) for i in range(len(xs))], Out((), (), at.store), size)
         draft: Draft = {}
         for out, vertex in table.items():
-            values, listed, _ = out.value  # type: ignore[misc]  # as made above
+            values, listed, _ = _parts(out)
             short = out._replace(value=values, binds=listed)
             draft.setdefault(short, []).append((1.0, -1, 0, 0, 1, (vertex,)))
         return finish(draft)
@@ -181,3 +192,9 @@ class Inside(Flow):
             whole = out._replace(value=value, binds=())
             draft.setdefault(whole, []).append((1.0, -1, 0, 0, 1, (vertex,)))
         return finish(draft)
+
+
+def _parts(out: Out) -> tuple[tuple[object, ...], Names, Names]:
+    """Of an outcome in the midst of `each`: values so far, lists so far, names of the last copy."""
+    assert isinstance(out.value, tuple)
+    return out.value or ((), (), ())  # type: ignore[return-value]  # made in `_mapped` only

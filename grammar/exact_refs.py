@@ -116,7 +116,9 @@ class Static:
                 binds.add(item.name)
             if not isinstance(item, Choice):
                 stack.extend(children(item))
-        return Refs(*map(frozenset, (names, decls, reads, binds)), anchored)
+        return Refs(
+            frozenset(names), frozenset(decls), frozenset(reads), frozenset(binds), anchored
+        )
 
     # -- how small it can be -----------------------------------------------------------------
 

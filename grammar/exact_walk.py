@@ -7,6 +7,7 @@ may reach itself is asked for an exact number of nodes, which makes recursion fi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from grammar.ast import Bind, Call, Choice, Decl, Expr, Name, Node, Repeat, Seq, Sum, Value
 from grammar.domain import Scalar
@@ -32,9 +33,24 @@ from grammar.exact_state import (
 from grammar.exact_values import Fill, Roots, State
 from grammar.forms import FORMS
 from grammar.values import COUNTS, Values
-from grammar.walk import Infeasible, Site, refuse
+from grammar.walk import Applied, Infeasible, Site, refuse
 
-Found = Iterator[tuple[Out, Vertex]]
+Found: TypeAlias = Iterator[tuple[Out, Vertex]]
+Answer: TypeAlias = tuple[object, int, int, object]
+
+
+@runtime_checkable
+class Several(Protocol):
+    """An algebra under which one op may have several results."""
+
+    def alternatives(
+        self,
+        op: str,
+        params: Mapping[str, Scalar],
+        values: Sequence[object],
+        inputs: Mapping[str, object],
+        site: Site,
+    ) -> Sequence[Applied]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +65,7 @@ class Flow(Fill):
     """Sequence, choice, names and ops; the forms stand in `grammar/exact_forms.py`."""
 
     _memo: dict[object, Table | None]
-    _applied: dict[object, tuple[object, int, int, object] | None]
+    _applied: dict[object, tuple[Answer, ...]]
 
     def form(self, call: Call, at: State, x: object, size: int) -> Table:
         """All outcomes of a form that takes parts."""
@@ -367,7 +383,8 @@ class Flow(Fill):
             closures.append((param.name, self._closure(param.name, text, spot, at)))
         spot = spot._replace(env=self.env(tuple(closures)))
         if decl.kind == "let":
-            spot = Spot(*[f"let:{decl.name}"] * 4, spot.env)
+            path = f"let:{decl.name}"
+            spot = Spot(path, path, path, path, spot.env)
         elif decl.kind == "fix":
             spot = spot._replace(address=f"fix:{decl.name}", near=f"fix:{decl.name}")
         return self.only(decl.body, State(spot, at.scope, at.store, plain(at.wanted)), x, size)
@@ -455,27 +472,36 @@ class Flow(Fill):
         high: int,
     ) -> Found:
         """The outcome of an op whose arguments are values."""
-        applied = self.applied(name, params, values, inputs, node) if low <= 1 <= high else None
-        if applied is None:
+        if not low <= 1 <= high:
             return
-        value, cost, flops, constructor = applied
+        for made in self.applied(name, params, values, inputs, node):
+            found = self._outcome(name, made, node, at, state, before)
+            if found is not None:
+                yield found
+
+    def _outcome(
+        self, name: str, made: Answer, node: Node, at: State, state: Out, before: Vertex
+    ) -> tuple[Out, Vertex] | None:
+        value, cost, flops, constructor = made
         store: Store = state.store
         if at.spot.module:
             path = f"!{at.spot.module}/{name}"
             known = look(store, path)
             if known is not None and (known != constructor or name in self.layered):
                 self.note(refuse(f"one module of '{name}' cannot be two", node))
-                return
+                return None
             cost = 0 if known is not None else cost
             if known is None and root(path) in at.wanted:
                 store = put(store, path, constructor)
         counted = self.limits.params is not None, self.limits.flops is not None
         more = Out(None, (), store, 1, cost * counted[0], flops * counted[1])
         grown = self.grow(state, value, more)
-        if grown is not None:
-            below = () if before is EMPTY else (before,)
-            plain_op = EMPTY if not (cost or flops or below) else None
-            yield grown, plain_op or Vertex([(1.0, -1, cost, flops, 1, below)])
+        if grown is None:
+            return None
+        below = () if before is EMPTY else (before,)
+        if not (cost or flops or below):
+            return grown, EMPTY
+        return grown, Vertex([(1.0, -1, cost, flops, 1, below)])
 
     layered: frozenset[str] = frozenset()
 
@@ -486,18 +512,32 @@ class Flow(Fill):
         values: Sequence[object],
         inputs: Mapping[str, object],
         node: Node,
-    ) -> tuple[object, int, int, object] | None:
-        """The algebra's answer, asked once; None is a refusal."""
+    ) -> tuple[Answer, ...]:
+        """The algebra's answers, asked once; none is a refusal."""
         key = (name, tuple(params.values()), tuple(values), tuple(inputs.items()))
         if key not in self._applied:
             try:
-                made = self.algebra.apply(name, params, values, inputs, Site("", 0, node))
-                frozen = frozen_of(made.constructor)
-                self._applied[key] = (made.value, made.params, made.flops, frozen)
+                made = self.ask(name, params, values, inputs, Site("", 0, node))
             except Infeasible as error:
                 self.note(error)
-                self._applied[key] = None
+                made = ()
+            self._applied[key] = tuple(
+                (m.value, m.params, m.flops, frozen_of(m.constructor)) for m in made
+            )
         return self._applied[key]
+
+    def ask(
+        self,
+        name: str,
+        params: Mapping[str, Scalar],
+        values: Sequence[object],
+        inputs: Mapping[str, object],
+        site: Site,
+    ) -> Sequence[Applied]:
+        """One result, unless the algebra knows several that this op may stand for."""
+        if isinstance(self.algebra, Several):
+            return self.algebra.alternatives(name, params, values, inputs, site)
+        return (self.algebra.apply(name, params, values, inputs, site),)
 
 
 def plain(wanted: Roots) -> Roots:
