@@ -4,12 +4,13 @@ The exact walk runs with values that are places in the architecture's typed grap
 where the graph has a node of that op, with those arguments and inputs. What comes through is every
 derivation of that graph, identities (`id`) free within the budget of nodes. A derivation that uses
 as many nodes and as many modules as the graph has is the graph, up to its symmetries, whose number
-is that of the ways in which the architecture derives itself. Sums are equal in any order.
+is that of the ways in which the architecture derives itself. Sums are equal in any order;
+nested sums are told apart from flat ones, though the normal form writes them alike.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from einspace.candidates import Frame
@@ -192,7 +193,7 @@ def probability(frame: Frame, target: str, whole: Exact | None = None) -> Member
     assert isinstance(closed.value, Outputs)
     places = Places(frame.typing, closed.value)
     limits = Limits(frame.limits.nodes, places.modules, places.size)
-    own = Exact(tree, places, replace(limits, nodes=20_000), spent=True)
+    own = Exact(tree, places, Limits(20_000, places.modules, places.size), spent=True)
     symmetries = sum(own.counts().values())
     places.reached.clear()
     try:

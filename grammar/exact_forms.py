@@ -195,6 +195,7 @@ class Inside(Flow):
 
 
 def _parts(out: Out) -> tuple[tuple[object, ...], Names, Names]:
-    """Of an outcome in the midst of `each`: values so far, lists so far, names of the last copy."""
+    """Of an outcome in the midst of `each`: values so far, lists so far, names of the last copy,
+    as `_mapped` made them."""
     assert isinstance(out.value, tuple)
-    return out.value or ((), (), ())  # type: ignore[return-value]  # made in `_mapped` only
+    return out.value or ((), (), ())

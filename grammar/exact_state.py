@@ -11,7 +11,7 @@ The *store* maps addresses of such shared choices to the option taken, and (with
 paths of shared modules to their constructor arguments.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple, TypeAlias
 
 from grammar.ast import Expr
@@ -76,8 +76,8 @@ class Spot(NamedTuple):
         """One step down; what is empty stays empty."""
         if not (self.address or self.near or self.module or self.mnear):
             return self
-        paths = (f"{p}/{part}" if p else "" for p in self[:4])
-        return Spot(*paths, self.env)
+        address, near, module, mnear = (f"{p}/{part}" if p else "" for p in self[:4])
+        return Spot(address, near, module, mnear, self.env)
 
     def level(self) -> int:
         """The highest number of a root that can be named from here."""
@@ -174,8 +174,3 @@ def _vertex(edges: "list[Edge]") -> Vertex:
 
 
 EMPTY = Vertex([(1.0, -1, 0, 0, 1, ())])
-
-
-def pairs(table: Table) -> Iterator[tuple[Out, Vertex]]:
-    """The entries of a table."""
-    return iter(table.items())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2
+from scipy.stats import chi2  # type: ignore[import-untyped]  # no stubs
 
 import grammar.derive
 from grammar.derive import derivations
@@ -281,7 +281,7 @@ def test_random_grammars_agree_with_enumeration(a: str, b: str, c: str) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grammar.derive, "MAX_REFUSALS", 10**9)
-        size = sum(1 for _, d in zip(range(1_500), _every(text), strict=False) if d)
+        size = sum(1 for _ in zip(range(1_500), _every(text), strict=False))
         if size < 1_500:
             agree(text, Limits(), patch)
 
