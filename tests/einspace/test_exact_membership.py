@@ -25,7 +25,7 @@ SPACES = {
     ),
     "shared": "net = enc >> {enc | linear(dim=8)} >> head; let enc = linear(dim=8) >> {relu | id};",
     "same": "({same({linear(dim=8) | id}) >> {relu | id}} * 2) >> head",
-    "residual": "net = pre(f={linear(dim=8) | relu}) * 1..2 >> head; pre(f) = residual(f) | id + f;",
+    "residual": "net = pre(f={linear(dim=8)|relu}) * 1..2 >> head; pre(f) = residual(f) | id + f;",
     "labels": "linear(dim=8|16) as h >> {relu | id} >> {add(id, @h) | add(@h, id) | id} >> head",
 }
 
