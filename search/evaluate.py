@@ -81,7 +81,7 @@ class Evaluator:
     """
 
     def __init__(self, task: "str | Task", threads: int = 1, device: str = "cpu") -> None:
-        self.task = task if isinstance(task, str) else _module_of(task)
+        self.task = task if isinstance(task, str) else task.ref or _module_of(task)
         self.threads, self.device = threads, device
         self.child: int | None = None
         self._process: subprocess.Popen[bytes] | None = None

@@ -37,7 +37,7 @@ def setup_of(
         name=study or f"{label}-{goal.name}",
         space=label,
         space_text=source.text,
-        task=goal.name,
+        task=goal.ref or goal.name,
         objective=goal.metric,
         direction=goal.direction,
         epochs=highest,

@@ -62,6 +62,7 @@ class Task:
     `augment(x, generator)` changes a training batch. `steps_per_epoch`: None means one pass.
     `batch(part, generator, size)` draws a training batch where rows of the part would not do.
     `val_items`: how many leading rows of the validation part a search measures (None: all).
+    `ref`: what a study stores to find a user's task again; set by `search.usertask`, never by hand.
     """
 
     name: str
@@ -77,3 +78,4 @@ class Task:
     steps_per_epoch: int | None = None
     batch: Callable[[Split, torch.Generator, int], tuple[Tensor, Tensor]] | None = None
     val_items: int | None = None
+    ref: str = ""

@@ -1,4 +1,7 @@
-"""The tasks: every file here that defines `TASK`; the file's name is the task's name."""
+"""The tasks: every file here that defines `TASK`; the file's name is the task's name.
+
+`find` also takes what users bring: a path or an entry point, see `search/usertask.py`.
+"""
 
 import difflib
 import importlib
@@ -8,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from grammar.errors import StudyError
+from search import usertask
 from search.task import Task
 
 
@@ -22,12 +26,18 @@ def tasks() -> Mapping[str, Task]:
 
 
 def find(name: str) -> Task:
-    """The task of that name.
+    """The task of that name: a shipped one, an entry point's, or that of a path.
 
-    Raises: StudyError that names the nearest tasks.
+    A path has a "/" or ends in .py, .csv or .npy; a folder of this name is found as `./name`.
+    Raises: StudyError that names the nearest tasks, or what is wrong with a user's; DataError.
     """
     known = names()
     if name not in known:
+        if usertask.looks_like_path(name):
+            return usertask.from_path(name)
+        if name in usertask.entry_points():
+            return usertask.from_entry_point(name)
+        known += usertask.entry_points()
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         raise StudyError(
             f"there is no task {name[:60]!r}",
