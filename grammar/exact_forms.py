@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from grammar.ast import Call, Expr
+from grammar.exact_ops import Found, Part
 from grammar.exact_state import (
     EMPTY,
     EVERY,
@@ -16,7 +17,7 @@ from grammar.exact_state import (
     finish,
 )
 from grammar.exact_values import State, part_texts
-from grammar.exact_walk import Flow, Found, Part, plain, takes_parts
+from grammar.exact_walk import Flow, plain, takes_parts
 from grammar.walk import Infeasible, Site, refuse
 
 

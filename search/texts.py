@@ -13,8 +13,8 @@ from search.tasks import find
 def meant(text: str, task: str | None = None, kind: str | None = None) -> tuple[Source, Interface]:
     """The source of a file, a shipped name or the text itself, and what it must fit.
 
-    `task` names a task, `kind` writes a type of one input `x`; without both, the header of a
-    shipped text says its task.
+    `task` names a task, `kind` writes a type of one input `x`, and after `->` the one wanted at the
+    end, which `head` aims at; without both, the header of a shipped text says its task.
     Raises: SpaceError.
     """
     source, default = resolve(text)
@@ -22,7 +22,10 @@ def meant(text: str, task: str | None = None, kind: str | None = None) -> tuple[
         raise SpaceError("give --task or --input, not both")
     if kind:
         try:
-            return source, Interface({"x": parse_type(kind)})
+            given, arrow, wanted = kind.partition("->")
+            return source, Interface(
+                {"x": parse_type(given)}, parse_type(wanted) if arrow else None
+            )
         except ValueError as error:
             raise SpaceError(str(error)) from None
     name = task or default

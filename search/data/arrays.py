@@ -91,7 +91,7 @@ def _read(path: Path) -> _Raw:
         if table.ndim != 2 or table.shape[1] < 2:
             raise DataError(f"{path} has shape {table.shape}", hint="rows of features and answer")
         answer = table[:, -1]
-        whole = bool((answer == np.round(answer)).all())
+        whole = bool(np.all(answer.astype(np.float64) % 1 == 0))
         y = answer.astype(np.int64) if whole else answer
         return _Raw(_split(table[:, :-1].astype(np.float32), y), digest.hexdigest(), path)
     if (path / "x.npy").is_file():

@@ -16,7 +16,7 @@ VOCAB, LENGTH = 16, 32
 
 def by_place(y: Tensor) -> Tensor:
     """[B, 32 x 16] as scores of each place [B, 32, 16]."""
-    return y.unflatten(-1, (LENGTH, VOCAB))
+    return y.view(-1, LENGTH, VOCAB)
 
 
 TASK = probes.task(
