@@ -16,6 +16,8 @@ from search.tasks import find
 from tests.einspace.oracle import built, interpret, random_input
 
 LM = Interface({"tokens": tokens(32, 84)}, seq(32, 84), causal=True)
+# What a seed without a task in its header was written for.
+LARGE_IMAGE = Interface({"x": image(3, 64, 64)}, scores(10))
 
 
 def agrees(text: str, interface: Interface) -> None:
@@ -29,11 +31,12 @@ def agrees(text: str, interface: Interface) -> None:
 @pytest.mark.parametrize("name", sorted(shipped("seeds")))
 def test_seeds_compute_what_the_oracle_computes(name: str) -> None:
     source, task = resolve(name)
-    assert task is not None
-    agrees(source.text, find(task).interface)
+    agrees(source.text, find(task).interface if task else LARGE_IMAGE)
 
 
-@pytest.mark.parametrize("name", sorted(shipped("spaces")))
+# The einspace spaces are drawn from under small limits, in test_einspace_space.py: without them one
+# draw of theirs can take minutes.
+@pytest.mark.parametrize("name", sorted(set(shipped("spaces")) - {"einspace", "einspace-1d"}))
 def test_samples_compute_what_the_oracle_computes(name: str) -> None:
     _, task = resolve(name)
     assert task is not None
