@@ -13,11 +13,13 @@ import torch
 
 from einspace.interface import Interface
 from ops.spec import seq, tokens
+from search.data import mad
 from search.task import Budget, Data, Split, Task
 from search.tasks import find, mqar
 
 SPACES = Path(__file__).parent / "spaces"
 RECALL_VOCAB, RECALL_LENGTH, RECALL_PAIRS = 32, 24, 5
+MAD_VOCAB, MAD_LENGTH = 12, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,16 @@ def _recall(seed: int) -> Data:
     return Data(parts[0], parts[1], parts[2], f"mqar generated, seed {seed}", "", "ours")
 
 
+def _mad(seed: int) -> Data:
+    """4,000 / 500 / 500 rows of MAD's in-context recall, with fewer symbols and tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        Split(*mad.recall(rows, MAD_VOCAB, MAD_LENGTH, all_labels=training, generator=generator))
+        for rows, training in ((4000, True), (500, False), (500, False))
+    ]
+    return Data(parts[0], parts[1], parts[2], f"MAD recall generated, seed {seed}", "", "ours")
+
+
 def _shorter(task: Task, budget: Budget, steps: int | None = None) -> Task:
     return replace(task, budget=budget, steps_per_epoch=steps)
 
@@ -89,6 +101,14 @@ def settings() -> dict[str, Setting]:
             causal=True,
         ),
         load=_recall,
+    )
+    mad_recall = replace(
+        find("mad_recall"),
+        about=f"MAD's in-context recall: {MAD_VOCAB} symbols, {MAD_LENGTH} tokens",
+        interface=Interface(
+            {"x": tokens(MAD_LENGTH, MAD_VOCAB)}, target=seq(MAD_LENGTH, MAD_VOCAB), causal=True
+        ),
+        load=_mad,
     )
     found = (
         Setting(
@@ -111,6 +131,12 @@ def settings() -> dict[str, Setting]:
         ),
         Setting(
             "mqar", _shorter(recall, Budget(epochs=5, batch=64), 40), rows(4000, 500, 500), lr=5e-3
+        ),
+        Setting(
+            "mad_recall",
+            _shorter(mad_recall, Budget(epochs=5, batch=64), 40),
+            rows(4000, 500, 500),
+            lr=5e-3,
         ),
     )
     return {setting.name: setting for setting in found}

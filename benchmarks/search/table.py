@@ -219,6 +219,8 @@ class Crew:
 
 def run(kit: Path, out: Path, names: Sequence[str], jobs: int, minutes: float) -> int:
     """Train what is missing until the time is up; how many trainings are still missing."""
+    # Autograd's device threads, which a CUDA build starts at the first backward, forbid forks.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     start = time.monotonic()
     deadline = start + 60 * minutes
     torch.set_num_threads(1)
@@ -268,6 +270,7 @@ def _arguments() -> Iterator[argparse.ArgumentParser]:
     parser.add_argument("--task", default="all", help="names with commas between")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--machine", default="", help="pack: where and when it was trained")
     parser.add_argument("--limit", type=int, help="prepare: this many architectures a task")
     yield parser
 
@@ -287,7 +290,7 @@ def main() -> None:
         from benchmarks.search.tabular import pack
 
         for name in names:
-            print(pack(name, args.kit, finished(args.out), args.results), flush=True)
+            print(pack(name, args.kit, finished(args.out), args.results, args.machine), flush=True)
 
 
 if __name__ == "__main__":

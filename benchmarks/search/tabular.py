@@ -57,6 +57,7 @@ def pack(
     kit: Path,
     found: Mapping[tuple[str, str, int], Mapping[str, Any]],
     results: Path = RESULTS,
+    machine: str = "",
 ) -> str:
     """Write `<results>/<name>.json.gz` and say how complete it is.
 
@@ -67,6 +68,7 @@ def pack(
     kept = [row for row in rows if row is not None]
     whole = sum(len(row[5]) == len(SEEDS) for row in kept)
     about = {**_about(settings()[name], kit), "planned": len(planned), "trained": len(kept)}
+    about["machine"] = machine
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{name}.json.gz"
     text = json.dumps({"about": about, "columns": COLUMNS, "rows": kept}, separators=(",", ":"))
