@@ -1,7 +1,7 @@
 """Candidates: what strategies propose. A frame is a space, a task's interface and a budget."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from einspace.compile import Closed
@@ -10,7 +10,7 @@ from einspace.library import space_source
 from einspace.types import Typing
 from grammar.ast import Space
 from grammar.derive import derive
-from grammar.mutate import crossover_chooser, mutation_chooser
+from grammar.mutate import Operator, offspring
 from grammar.normal import text_of
 from grammar.parse import parse
 from grammar.pcfg import check_space, with_values
@@ -83,16 +83,17 @@ def sample(frame: Frame, rng: random.Random) -> Candidate:
     return draw(frame, Sample(rng))
 
 
-def mutate(frame: Frame, trace: Mapping[str, int], rng: random.Random) -> Candidate:
-    """One subtree of the derivation drawn anew, the rest kept."""
-    return draw(frame, mutation_chooser(trace, rng))
+def breed(
+    frame: Frame, operator: Operator, traces: Sequence[Mapping[str, int]], rng: random.Random
+) -> tuple[Candidate, Operator]:
+    """A child of one parent, of two for `crossover`, and the operator that made it.
 
-
-def crossover(
-    frame: Frame, first: Mapping[str, int], second: Mapping[str, int], rng: random.Random
-) -> Candidate:
-    """One subtree of `first` replaced by the same place of `second`."""
-    return draw(frame, crossover_chooser(first, second, rng))
+    Raises: SpaceError when nothing fits any more.
+    """
+    found, used = offspring(frame.space, operator, traces, frame.typing, frame.limits, rng)
+    text, hash_ = text_of(found.closed, frame.typing.signatures)
+    costs = found.params, found.flops, found.nodes
+    return Candidate(text, hash_, found.trace, found.log_prob, *costs), used
 
 
 def candidate_of(text: str, interface: Interface, name: str = "<text>") -> Candidate:

@@ -1,4 +1,4 @@
-"""Random draws: replay, re-derivation, mutation, crossover, normal form; and the Python form."""
+"""Random draws: replay, re-derivation, mutation, normal form; and the Python form."""
 
 import random
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from einspace.candidates import Candidate, Frame, candidate_of, crossover, frame, mutate, sample
+from einspace.candidates import Candidate, Frame, candidate_of, frame, sample
 from einspace.compile import Closed, compile_derivation
 from einspace.interface import Interface
 from einspace.types import Typing
@@ -97,28 +97,6 @@ def test_a_mutation_changes_nothing_outside_its_subtree(seed: int, luck: int) ->
     strangers = {a for a in found.trace if a not in first.trace and not below(a, root)}
     assert all(a.startswith(("fix:", "let:")) for a in strangers)
     check_legal(found.trace)
-
-
-@MANY
-@given(SEEDS, SEEDS)
-def test_mutants_and_children_are_legal_and_replay(seed: int, luck: int) -> None:
-    first, second, rng = drawn(seed), drawn(luck), random.Random(seed ^ luck)
-    for child in (
-        mutate(SPACE, first.trace, rng),
-        crossover(SPACE, first.trace, second.trace, rng),
-    ):
-        check_legal(child.trace)
-        assert candidate_of(child.text, FACE).hash == child.hash
-
-
-@MANY
-@given(SEEDS, SEEDS)
-def test_a_child_takes_each_choice_from_a_parent_where_it_can(seed: int, luck: int) -> None:
-    first, second = drawn(seed), drawn(luck)
-    child = crossover(SPACE, first.trace, second.trace, random.Random(luck))
-    for address in set(child.trace) & set(first.trace) & set(second.trace):
-        if first.trace[address] == second.trace[address]:
-            assert child.trace[address] == first.trace[address]
 
 
 def check_legal(trace: object) -> None:

@@ -1,11 +1,12 @@
 """Strategies: pure functions of the table, the seed and the number."""
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
 
-from einspace.candidates import Frame, frame
+from einspace.candidates import Frame, frame, sample
 from einspace.result import TrialRecord
 from grammar.errors import StudyError
 from search.strategies import find, generator
@@ -125,6 +126,32 @@ def test_a_fifth_of_the_children_have_two_parents(
         if origin.startswith("crossover"):
             first, second = origin.removeprefix("crossover of ").split(" and ")
             assert first != second
+
+
+def test_a_mutation_says_which_operator_made_it(
+    space: Frame, table: tuple[TrialRecord, ...]
+) -> None:
+    origins = {
+        Evolution(crossover=0.0)
+        .propose(space, table, maximize=True, seed=0, number=n, redraw=0)[1]
+        .partition(" (")[2]
+        for n in range(60)
+    }
+    assert origins == {"subtree)", "parameter)"}  # no rule meets itself: nothing to hoist
+
+
+@pytest.mark.parametrize(("name", "task"), [("vision", "mnist5k"), ("lm", "shakespeare")])
+def test_a_proposal_is_cheap_beside_five_thousand_trials(name: str, task: str) -> None:
+    shipped = frame(name, find_task(task).interface)
+    drawn = [sample(shipped, random.Random(n)) for n in range(40)]
+    rows = [(drawn[n % 40], n) for n in range(5000)]
+    table = tuple(TrialRecord(n, "ok", c.text, c.hash, n % 7, trace=c.trace) for c, n in rows)
+    spent = []
+    for number in range(5000, 5060):
+        before = time.process_time()
+        Evolution().propose(shipped, table, maximize=True, seed=0, number=number, redraw=0)
+        spent.append(time.process_time() - before)
+    assert sorted(spent)[30] < 0.02
 
 
 def test_evolution_gives_up_on_children_that_are_all_known(
