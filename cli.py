@@ -282,6 +282,7 @@ def search(
     max_params: Count = None,
     max_flops: Count = None,
     max_nodes: Count = None,
+    inherit: Annotated[bool, typer.Option(help="children start from parents' weights")] = False,
     export: Annotated[Path | None, typer.Option(help="retrain the winner, export it here")] = None,
     force: Annotated[bool, typer.Option(help="replace what --export names")] = False,
     json: Json = False,
@@ -303,6 +304,7 @@ def search(
         epochs=epochs,
         study=study,
         limits=(max_params, max_flops, max_nodes),
+        inherit=inherit,
     )
     if export is not None:
         check_out(export, force=force)
@@ -340,7 +342,9 @@ def _projector() -> "Projector":
     return Projector(tracking_uri(runs_dir()), lambda text: typer.echo(text, err=True))
 
 
-def _finish(name: str, storage: str | None, out: Path, force: bool) -> "SearchRecord":
+def _finish(
+    name: str, storage: str | None, out: Path, force: bool, fmt: str = "folder"
+) -> "SearchRecord":
     """Retrain the winner with three seeds, read the test split once each, export and register."""
     from einspace.compile import compile_text
     from registry.card import final_facts
@@ -356,7 +360,7 @@ def _finish(name: str, storage: str | None, out: Path, force: bool) -> "SearchRe
     record = _record(name, storage)
     compiled = compile_text(final.text, find(record.task).interface)
     weights = load_weights(weights_path(ledger, final))
-    write(compiled, weights, out, facts=final_facts(record), force=force)
+    write(compiled, weights, out, facts=final_facts(record), force=force, fmt=fmt)
     projector = _projector()
     if projector.push(record):  # The registry names the run that a model comes from.
         try_register(out, projector.uri, name, projector.tell, trial=final.trial)
@@ -433,17 +437,19 @@ def export(
     input: InputOption = None,
     storage: str | None = None,
     force: Annotated[bool, typer.Option(help="replace a non-empty folder")] = False,
-    format: Annotated[str, typer.Option(help="folder, pt2")] = "folder",
+    format: Annotated[str, typer.Option(help="folder, pt2, onnx, hf")] = "folder",
 ) -> None:
     """Write a standalone folder: model.py, weights, card. Runs it before reporting success."""
     from registry.export import check_out
     from registry.export import export as write
+    from registry.formats import check_format
     from search.storage import known_studies
     from search.texts import compiled
 
+    check_format(format)
     check_out(out, force=force)
     if what in known_studies():
-        _finish(what, storage, out, force)
+        _finish(what, storage, out, force, format)
     else:
         facts = {"weights": "untrained, seed 0"}
         write(compiled(what, task, input), None, out, facts=facts, force=force, fmt=format)

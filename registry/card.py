@@ -30,10 +30,38 @@ def final_facts(record: SearchRecord) -> dict[str, str]:
     }
 
 
-def card(compiled: Compiled, facts: Mapping[str, str]) -> str:
+USES = {
+    "pt2": """
+`model.pt2` is the same as a program of torch.export, for any batch:
+
+```python
+y = torch.export.load("model.pt2").module()(INPUTS)
+```
+""",
+    "onnx": """
+`model.onnx` is the same for any batch, without torch:
+
+```python
+session = onnxruntime.InferenceSession("model.onnx")
+y = session.run(None, {NAMED})  # numpy arrays
+```
+""",
+    "hf": """
+transformers loads this folder too; it runs the code in it:
+
+```python
+model = AutoModel.from_pretrained(".", trust_remote_code=True)
+```
+""",
+}
+
+
+def card(compiled: Compiled, facts: Mapping[str, str], fmt: str = "folder") -> str:
     """The README of an exported folder, in Markdown."""
     rows = "\n".join(f"| {plain(k)} | {plain(v)} |" for k, v in facts.items() if v)
     calls = ", ".join(compiled.interface.inputs)
+    named = ", ".join(f'"{name}": {name}' for name in compiled.interface.inputs)
+    use = USES.get(fmt, "").replace("INPUTS", calls).replace("{NAMED}", f"{{{named}}}")
     return f"""# A neural network as one file
 
 ```
@@ -49,7 +77,7 @@ def card(compiled: Compiled, facts: Mapping[str, str]) -> str:
 | FLOPs, forward, one sample | {compiled.flops:,} |
 {rows}
 
-It needs torch and safetensors (`requirements.txt`), nothing else:
+`model.py` needs torch and safetensors, nothing else:
 
 ```python
 from safetensors.torch import load_file
@@ -59,6 +87,6 @@ model = Model()
 model.load_state_dict(load_file("weights.safetensors"))
 y = model.eval()({calls})  # with a batch axis in front
 ```
-
+{use}
 `graph.svg` shows it. `sample.safetensors` holds an input and the output it must give.
 """

@@ -19,14 +19,9 @@ from einspace.compile import Compiled
 from einspace.load import load
 from einspace.render import svg_of
 from grammar.errors import ExportError
-from ops.spec import TensorType
 from registry.card import card
+from registry.formats import OPTIONAL, check_format, sample_input, verify_hf, write_format
 from registry.verify import TOLERANCE, verify
-
-BATCH = 2
-FORMATS = ("folder", "pt2")
-PROGRAM = "model.pt2"
-OPTIONAL = (PROGRAM,)
 
 
 def check_out(out: Path, *, force: bool) -> None:
@@ -45,18 +40,6 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ExportError(f"there are no trained weights at {path}", hint="run the search again")
     return load_file(path)
-
-
-def sample_input(kind: TensorType, seed: int = 0) -> Tensor:
-    """Data of a type, two samples; tokens are never the padding."""
-    generator = torch.Generator().manual_seed(seed)
-    shape, inner = [BATCH, *kind.shape], kind
-    while inner.kind == "items":
-        inner = inner.items[0]
-        shape += inner.shape
-    if inner.kind == "tokens":
-        return torch.randint(1, max(inner.vocab or 2, 2), shape, generator=generator)
-    return torch.randn(shape, generator=generator)
 
 
 def sample_of(inputs: Sequence[Tensor], y: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
@@ -80,8 +63,7 @@ def export(
 
     Raises: ExportError.
     """
-    if fmt not in FORMATS:
-        raise ExportError(f"the format {fmt!r} is not there", hint=f"use {' or '.join(FORMATS)}")
+    check_format(fmt)
     check_out(out, force=force)
     out = out.resolve()
     try:
@@ -98,6 +80,8 @@ def export(
                 f"more than {TOLERANCE:g}",
                 hint="nothing was written",
             )
+        if fmt == "hf":
+            verify_hf(work)
         _move(work, out)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error.strerror}") from None
@@ -150,11 +134,10 @@ def _write(
     }
     (folder / "model.py").write_text(compiled.source, encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(compiled, facts), encoding="utf-8")
-    (folder / "requirements.txt").write_text("torch>=2.11\nsafetensors>=0.6\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(compiled, facts, fmt), encoding="utf-8")
     (folder / "graph.svg").write_text(svg_of(compiled.graph), encoding="utf-8")
-    if fmt == "pt2":
-        _write_program(model, inputs, sample, folder / PROGRAM)
+    needed = ("torch>=2.11", "safetensors>=0.6", *write_format(fmt, model, kinds, folder))
+    (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
 
 
 def _restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -166,25 +149,3 @@ def _restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"the weights are not those of this architecture: {last}",
             hint="train it again: einspace export STUDY -o DIR",
         ) from error
-
-
-def _write_program(
-    model: nn.Module, inputs: Sequence[Tensor], sample: Mapping[str, Tensor], path: Path
-) -> None:
-    """`torch.export`'s program for the sample's batch size, read back and compared."""
-    from torch._dynamo.exc import TorchDynamoException  # seconds to import
-
-    try:
-        program = torch.export.export(model, tuple(inputs))
-    except (TorchDynamoException, RuntimeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(
-            f"torch.export cannot take this model: {first}", hint="use --format folder"
-        ) from error
-    torch.export.save(program, path)
-    found = sample_of(inputs, torch.export.load(path).module()(*inputs))
-    outputs = [k for k in sample if k.startswith("output")]
-    worst = max(float((found[k] - sample[k]).abs().max()) for k in outputs)
-    scale = max(1.0, *(float(sample[k].abs().max()) for k in outputs))
-    if not worst <= TOLERANCE * scale:
-        raise ExportError(f"the pt2 program differs by {worst:g}", hint="use --format folder")

@@ -98,7 +98,7 @@ def verify(folder: Path) -> Verified:
         )
     try:
         run = subprocess.run(
-            [sys.executable, "-I", "-c", PROGRAM, str(folder.resolve())],
+            [sys.executable, "-I", "-B", "-c", PROGRAM, str(folder.resolve())],
             capture_output=True,
             text=True,
             check=False,

@@ -13,7 +13,8 @@ from grammar.errors import ExportError
 from ops.spec import TensorType, scores, seq, vec
 from registry import verify as verify_module
 from registry.card import card
-from registry.export import export, sample_input
+from registry.export import export
+from registry.formats import sample_input
 from registry.verify import imports_of, verify
 
 FACE = Interface({"x": vec(6)}, scores(3))
@@ -46,16 +47,6 @@ def test_the_pt2_program_gives_the_same_outputs(compiled: Compiled, tmp_path: Pa
     sample = load_file(folder / "sample.safetensors")
     program = torch.export.load(folder / "model.pt2").module()
     torch.testing.assert_close(program(sample["input_0"]), sample["output"])
-
-
-def test_formats_that_are_not_there_are_refused_before_anything_is_written(
-    compiled: Compiled, tmp_path: Path
-) -> None:
-    for fmt in ("onnx", "hf", "../x"):
-        with pytest.raises(ExportError, match="is not there") as caught:
-            export(compiled, None, tmp_path / "out", facts={}, fmt=fmt)
-        assert "folder or pt2" in caught.value.hint
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_outputs_are_all_compared(tmp_path: Path) -> None:
