@@ -16,10 +16,14 @@ SMALLEST_BODY = 3
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Nodes between two cuts; `key` is equal for segments of equal structure."""
+    """Nodes between two cuts; `key` is equal for segments of equal structure.
+
+    `bound`: it has a module in common with another segment, so it cannot be written as a copy.
+    """
 
     nodes: tuple[GraphNode, ...]
     key: Hashable
+    bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,11 @@ def nodes_of(parts: Sequence[Part]) -> list[GraphNode]:
 
 def parts(graph: Graph) -> tuple[Part, ...]:
     """The ops of the graph as segments and loops, in order."""
-    return _fold(_segments(graph))
+    return _fold(segments(graph))
 
 
-def _segments(graph: Graph) -> list[Segment]:
+def segments(graph: Graph) -> list[Segment]:
+    """The ops of the graph cut wherever a single value flows, in order."""
     ops = [n for n in graph.nodes if n.op != "input"]
     at = {n.id: i for i, n in enumerate(ops)}
     uses: dict[str, int] = {}
@@ -69,10 +74,12 @@ def _segments(graph: Graph) -> list[Segment]:
         alive.add(node.id)
         alive = {k for k in alive if last[k] > i}
         if alive <= {node.id} and len(node.types) == 1:
-            found.append(Segment(tuple(run), _key(run, at, uses)))
+            inside = [n.module for n in run]
+            bound = any(inside.count(m) < uses[m] for m in inside)
+            found.append(Segment(tuple(run), _key(run, at, uses), bound))
             run = []
     if run:
-        found.append(Segment(tuple(run), ("rest", run[0].id)))
+        found.append(Segment(tuple(run), ("rest", _key(run, at, uses)), True))
     return found
 
 
@@ -81,7 +88,8 @@ def _key(run: Sequence[GraphNode], at: dict[int, int], uses: dict[str, int]) -> 
     local: dict[str, int] = {}
     rows = []
     for node in run:
-        shared = node.module if uses[node.module] > 1 else local.setdefault(node.module, len(local))
+        mine = sum(n.module == node.module for n in run) == uses[node.module]
+        shared = local.setdefault(node.module, len(local)) if mine else node.module
         places = tuple((max(-1, at.get(s, -1) - first), port) for s, port in node.inputs)
         made = tuple(sorted((k, repr(v)) for k, v in node.constructor.items()))
         kinds = tuple(str(t) + str(t.may_pad) for t in node.types)
@@ -110,6 +118,8 @@ def _best_run(keys: Sequence[int], segments: Sequence[Segment], i: int) -> tuple
     best = (1, 1)
     for period in range(1, min(LONGEST_PERIOD, (len(keys) - i) // 2) + 1):
         body = keys[i : i + period]
+        if any(s.bound for s in segments[i : i + period]):
+            continue
         if sum(len(s.nodes) for s in segments[i : i + period]) < SMALLEST_BODY:
             continue
         count = 1
