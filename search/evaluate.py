@@ -6,7 +6,7 @@ replaced after a failure or 50 jobs. Messages are JSON over a socket pair; the p
 the `Evaluator` imports no torch and keeps the clock.
 
     owner -> zygote   {"job"} {"answer": prune?} {"stop"}
-    zygote -> owner   {"ready"} {"pid"} {"report": [epoch, value]} {"result"} {"exit"}
+    zygote -> owner   {"ready"} {"pid"} {"report": [epoch, value], "costs"} {"result"} {"exit"}
 """
 
 import json
@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -41,7 +41,10 @@ class Job:
     `split`: "search" trains on train and measures validation each epoch; "final" trains on both and
     reads the test part once. `memory_bytes` is what the trial may take beyond the warmed process,
     `wall_seconds` leaves out the time spent in the owner's `report`. `weights`: where to write the
-    trained state as safetensors ("": nowhere). `threads`: None means the evaluator's.
+    trained state as safetensors ("": nowhere). `bequest`, `estate`, `matched`: where to leave the
+    weights for children, where the parent's lie, which modules correspond (`search/inherit.py`).
+    `threads`: None means the evaluator's. `costs` are measured on the model, `latency` or
+    `peak_bytes`, at its end and after the epochs in `rungs`.
     """
 
     source: str
@@ -54,6 +57,11 @@ class Job:
     memory_bytes: int | None = None
     split: Literal["search", "final"] = "search"
     weights: str = ""
+    bequest: str = ""
+    estate: str = ""
+    matched: tuple[tuple[int, int], ...] = ()
+    costs: tuple[str, ...] = ()
+    rungs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class Evaluator:
         self.task = task if isinstance(task, str) else task.ref or _module_of(task)
         self.threads, self.device = threads, device
         self.child: int | None = None
+        self.costs: Mapping[str, float] = {}  # measured at the latest rung of the running job
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._ready: Ready | None = None
@@ -184,6 +193,7 @@ class Evaluator:
                     self.child = message["pid"]
                 elif "report" in message:
                     before = time.monotonic()
+                    self.costs = message["costs"]
                     prune = not stopped and report is not None and report(*message["report"])
                     self._send({"answer": prune})
                     deadline = deadline and deadline + time.monotonic() - before

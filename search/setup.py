@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from einspace.library import resolve
-from grammar.errors import SpaceError
-from search.study import Setup
+from grammar.errors import SpaceError, StudyError
+from search.kinship import Breeding
+from search.objectives import objectives_of
+from search.strategies import find as find_strategy
+from search.study import Setup, check_pruner
 from search.tasks import find
 
 
@@ -13,14 +16,18 @@ def setup_of(
     space: str,
     *,
     task: str | None,
-    strategy: str,
+    strategy: str | None,
     seed: int,
     seed_archs: Sequence[str],
     epochs: int | None,
     study: str | None,
     limits: Sequence[float | None],
+    inherit: bool = False,
+    objectives: str | None = None,
+    pruner: str | None = None,
 ) -> Setup:
-    """The setup of a search; `limits` are of params, flops and nodes.
+    """The setup of a search; `limits` are of params, flops and nodes, `objectives`
+    names with commas between. Several objectives are searched by `pareto` unless told otherwise.
 
     Raises: SpaceError, StudyError.
     """
@@ -29,6 +36,13 @@ def setup_of(
     if name is None:
         raise SpaceError("nothing says what to search for", hint="add --task NAME")
     goal = find(name)
+    goals = objectives_of(objectives, goal.metric)
+    strategy = strategy or ("pareto" if goals else "evolution")
+    if inherit and not isinstance(find_strategy(strategy), Breeding):
+        raise StudyError(
+            f"strategy {strategy!r} makes no children that could inherit weights",
+            hint="leave --inherit away, or search with --strategy evolution",
+        )
     budget = goal.budget
     label = source.name.rsplit(".", 1)[0].strip("<>")
     params, flops, nodes = (None if v is None else int(v) for v in limits)
@@ -41,6 +55,9 @@ def setup_of(
         objective=goal.metric,
         direction=goal.direction,
         epochs=highest,
+        objectives=goals,
+        pruner=check_pruner(pruner, len(goals) or 1),
+        inherit=inherit,
         min_epochs=min(budget.min_epochs, highest),
         seed=seed,
         strategy=strategy,

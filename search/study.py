@@ -9,22 +9,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner, HyperbandPruner
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from einspace.result import TrialRecord
-from grammar.errors import StudyError
+from grammar.errors import StudyError, did_you_mean
 from search import storage as places
+from search.halving import REDUCTION
 from search.records import trial_record
 
-REDUCTION = 3
+Stopping = Literal["hyperband", "halving", "none"]
 LEARNING_RATE = (3e-4, 2e-2)
 WEIGHT_DECAY = (1e-5, 1e-1)
 
@@ -33,7 +34,10 @@ WEIGHT_DECAY = (1e-5, 1e-1)
 class Setup:
     """What a search is: the first block may not change under one study name.
 
-    `seeds` are the architectures tried first, (name, text) each.
+    `objectives` are all of them, the task's metric (`objective`) first and the others made small;
+    empty where the metric is the only one. `pruner` is how trials are stopped early; several
+    objectives know `halving` and `none` only. `seeds` are the architectures tried first, (name,
+    text) each.
     """
 
     name: str
@@ -43,14 +47,27 @@ class Setup:
     objective: str
     direction: Literal["maximize", "minimize"]
     epochs: int
+    objectives: tuple[str, ...] = ()
+    inherit: bool = False
 
     min_epochs: int = 1
     seed: int = 0
     strategy: str = "evolution"
+    pruner: Stopping = "hyperband"
     max_params: int | None = None
     max_flops: int | None = None
     max_nodes: int | None = None
     seeds: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def goals(self) -> tuple[str, ...]:
+        """All objectives, also where there is one."""
+        return self.objectives or (self.objective,)
+
+    @property
+    def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:
+        """One for each of the goals."""
+        return (self.direction, *("minimize" for _ in self.goals[1:]))
 
 
 class _Brackets(HyperbandPruner):
@@ -75,6 +92,32 @@ class Pruner(BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return self._inner.prune(study, trial)
+
+
+def check_pruner(name: str | None, objectives: int) -> Stopping:
+    """How trials of so many objectives are stopped, by default if not named. Raises: StudyError."""
+    known: tuple[Stopping, ...] = get_args(Stopping)
+    if name is None:
+        return "halving" if objectives > 1 else "hyperband"
+    if name not in known:
+        raise StudyError(f"there is no pruner {name!r}", hint=did_you_mean(name, known))
+    if name == "hyperband" and objectives > 1:
+        raise StudyError(
+            "hyperband compares trials by one number, and there are several objectives",
+            hint="--pruner halving ranks them by dominance; none trains each to its end",
+        )
+    return next(word for word in known if word == name)
+
+
+def pruner_of(setup: Setup) -> BasePruner:
+    """Optuna's part in early stopping; several objectives are halved by `search.halving`."""
+    if len(setup.goals) > 1 or setup.pruner == "none":
+        return NopPruner()
+    if setup.pruner == "halving":
+        return SuccessiveHalvingPruner(
+            min_resource=min(setup.min_epochs, setup.epochs), reduction_factor=REDUCTION
+        )
+    return Pruner(setup.min_epochs, setup.epochs)
 
 
 class Sampler(BaseSampler):
@@ -128,7 +171,7 @@ class Ledger:
             study_name=setup.name,
             storage=storage,
             sampler=Sampler(setup.seed),
-            pruner=Pruner(setup.min_epochs, setup.epochs),
+            pruner=pruner_of(setup),
         )
 
     def trials(self) -> list[FrozenTrial]:
@@ -145,6 +188,19 @@ class Ledger:
         trial = self.storage.get_trial_id_from_study_id_trial_number(study, number)
         for key, value in attrs.items():
             self.storage.set_trial_user_attr(trial, f"nas.{key}", value)
+
+    def rung(self, epoch: int) -> dict[int, tuple[float, ...]]:
+        """The objectives that trials left at a rung, as points to be made small, by number.
+
+        A trial that was given back counts through its retry alone.
+        """
+        sign = -1.0 if self.setup.direction == "maximize" else 1.0
+        found: dict[int, tuple[float, ...]] = {}
+        for trial in self.trials():
+            values = trial.user_attrs.get("nas.rungs", {}).get(str(epoch))
+            if values is not None and "nas.reaped" not in trial.user_attrs:
+                found[trial.number] = (sign * values[0], *values[1:])
+        return found
 
     def tags(self) -> Mapping[str, str]:
         """Versions, seed, threads, data hash, commit: how the search was run."""
@@ -163,7 +219,7 @@ def create(setup: Setup, tags: Mapping[str, str], url: str | None = None) -> Led
     """
     storage = places.open_storage(setup.name, url, create=True)
     study = optuna.create_study(
-        study_name=setup.name, storage=storage, direction=setup.direction, load_if_exists=True
+        study_name=setup.name, storage=storage, directions=setup.directions, load_if_exists=True
     )
     known = study.user_attrs.get("nas.setup")
     if known is not None:
@@ -195,15 +251,17 @@ def _setup(stored: Mapping[str, Any]) -> Setup:
     known = {f.name for f in fields(Setup)}
     values = {k: v for k, v in stored.items() if k in known}
     seeds = tuple((str(n), str(t)) for n, t in values.pop("seeds", ()))
-    return Setup(**values, seeds=seeds)
+    objectives = tuple(str(name) for name in values.pop("objectives", ()))
+    return Setup(**values, seeds=seeds, objectives=objectives)
 
 
 def _same_question(old: Setup, new: Setup) -> None:
     pairs = [
         (word, getattr(old, word), getattr(new, word))
-        for word in ("task", "objective", "direction", "epochs")
+        for word in ("task", "objective", "direction", "epochs", "inherit")
     ]
-    differ = [f"{word} was {a}, now {b}" for word, a, b in pairs if a != b]
+    pairs.append(("objectives", ",".join(old.goals[1:]), ",".join(new.goals[1:])))
+    differ = [f"{word} was {a or 'none'}, now {b or 'none'}" for word, a, b in pairs if a != b]
     if old.space_text != new.space_text:
         was, now = space_sha(old.space_text), space_sha(new.space_text)
         differ.insert(0, f"space was {old.space} (sha {was}), now {new.space} (sha {now})")

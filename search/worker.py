@@ -25,8 +25,11 @@ from grammar.errors import SpaceError, UserError
 from search import study as studies
 from search.claim import Nothing, claim
 from search.evaluate import Evaluator, Job
+from search.kinship import Breeding, heir, prune
 from search.lease import Beat, give_back
 from search.limits import die_with
+from search.objectives import MEASURED, values_of
+from search.race import Race, rungs_of
 from search.study import Ledger, Setup
 from search.task import Task
 from search.tasks import find as find_task
@@ -133,6 +136,8 @@ def run_worker(
             if isinstance(trial, Nothing):
                 return Ending(trial.reason, trial.message)
             _run_trial(ledger, trial, evaluator, task, spec, stop)
+            if ledger.setup.inherit and isinstance(strategy, Breeding):
+                prune(ledger.folder, strategy, ledger.table())
             if on_trial is not None:
                 on_trial(trial.number)
     return Ending("stopped", "told to stop")
@@ -145,14 +150,21 @@ def _run_trial(
     text = str(trial.user_attrs["nas.text"])
     size: Mapping[str, float] = trial.user_attrs.get("nas.size", {})
     try:
-        source = compile_text(text, task.interface).source
+        compiled = compile_text(text, task.interface)
     except SpaceError as error:
         _finish(ledger, trial, Result("invalid", error=error.render()), size)
         return
-    job = _job(ledger.setup, task, source, trial, spec.threads)
+    job = _job(ledger.setup, task, compiled.source, trial, spec.threads)
+    size = {**size, "state_bytes": compiled.state_bytes} if ledger.setup.objectives else size
+    race = Race(ledger, trial.number, size)
+    if ledger.setup.inherit:
+        rows = ledger.table()
+        job = heir(job, ledger.folder, rows, rows[trial.number], task.interface)
 
     def report(epoch: int, value: float) -> bool:
         with stop.shielded():
+            if ledger.setup.objectives:
+                return race.stops(epoch, value, evaluator.costs)
             trial.report(value, epoch)
             return epoch < job.epochs and bool(trial.should_prune())
 
@@ -178,6 +190,8 @@ def _job(setup: Setup, task: Task, source: str, trial: Trial, threads: int) -> J
         threads=threads,
         wall_seconds=task.budget.seconds or TRIAL_SECONDS,
         memory_bytes=task.budget.memory_bytes,
+        costs=tuple(name for name in setup.objectives if name in MEASURED),
+        rungs=rungs_of(setup),
     )
 
 
@@ -186,7 +200,11 @@ def _finish(ledger: Ledger, trial: Trial, result: Result, size: Mapping[str, flo
     status, value = result.status, result.value
     if status == "ok" and (value is None or not math.isfinite(value)):
         status, value = "nan", None
+    goals = ledger.setup.objectives
+    values = values_of(goals, value, {**size, **result.metrics}) if goals and value is not None else None
     try:
+        if goals:
+            ledger.note(trial.number, values=values)
         ledger.note(
             trial.number,
             status=status,
@@ -195,7 +213,7 @@ def _finish(ledger: Ledger, trial: Trial, result: Result, size: Mapping[str, flo
             error=result.error,
         )
         if status == "ok":
-            ledger.study.tell(trial, value)
+            ledger.study.tell(trial, values if goals else value)
         else:
             pruned = status == "pruned"
             ledger.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)

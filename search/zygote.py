@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from search import limits
 from search.evaluate import Job
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from search.task import Data, Task
 
 JOBS = 50  # jobs until a process that runs them itself is replaced
@@ -83,7 +86,7 @@ def _warm_up(device: str) -> None:
     import torch
     from torch import nn
 
-    for name in ("einspace.load", "search.train"):  # a child finds both imported
+    for name in ("einspace.load", "search.inherit", "search.train"):  # a child finds both imported
         importlib.import_module(name)
     torch.set_num_threads(1)
     state = torch.random.get_rng_state()
@@ -191,16 +194,24 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
     import torch
 
     from einspace.load import load
-    from search.train import train
+    from search.inherit import take
+    from search.train import peak_memory, train
+
+    before = peak_memory()
+
+    def costs() -> dict[str, float]:
+        return _costs(job.costs, model, data, device, before) if job.costs else {}
 
     def report(epoch: int, value: float) -> bool:
-        _send(owner, {"report": [epoch, value]})
+        found = costs() if epoch in job.rungs else {}
+        _send(owner, {"report": [epoch, value], "costs": found})
         return bool(_receive(owner)["answer"])
 
     warnings.simplefilter("ignore")  # the owner's terminal shows a table
     try:
         torch.manual_seed(job.seed)
         model = load(job.source)()
+        inherited, fault = take(model, job.estate, job.matched) if job.estate else (0, "")
         result = train(
             model,
             task,
@@ -213,6 +224,10 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
             report=report,
             measure="val" if job.split == "search" else "test",
         )
+        if result.status in ("ok", "pruned"):
+            result = replace(result, metrics={**costs(), **result.metrics})
+        if job.bequest:
+            result = _handed_down(result, model, job.bequest, inherited, fault)
         if job.weights and result.status == "ok":
             from safetensors.torch import save_file
 
@@ -229,6 +244,37 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
         if isinstance(error, torch.OutOfMemoryError) or _no_memory(error):
             return Result("oom", error=str(error)[:TAIL])
         return Result("bug", error=traceback.format_exc()[-TAIL:])
+
+
+def _costs(
+    names: Sequence[str], model: "nn.Module", data: "Data", device: str, before: int
+) -> dict[str, float]:
+    """The named costs of a model as it is now: `latency` in seconds, `peak_bytes` since `before`."""
+    import torch
+
+    from search.latency import latency
+    from search.train import peak_memory
+
+    found: dict[str, float] = {}
+    if "peak_bytes" in names:
+        cuda = device != "cpu"
+        grown = torch.cuda.max_memory_allocated(device) if cuda else peak_memory() - before
+        found["peak_bytes"] = float(grown)
+    if "latency" in names:
+        found["latency"] = latency(model, data.val.x[:1].to(device))
+    return found
+
+
+def _handed_down(
+    result: Result, model: "nn.Module", path: str, inherited: int, fault: str
+) -> Result:
+    """The result with what was inherited; weights worth having are left for children."""
+    from search.inherit import leave
+
+    if result.status in ("ok", "pruned"):
+        leave(model, path)
+    metrics = {**result.metrics, "inherited": float(inherited)}
+    return replace(result, metrics=metrics, error="; ".join(filter(None, (result.error, fault))))
 
 
 def _no_memory(error: Exception) -> bool:
