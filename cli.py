@@ -272,7 +272,13 @@ def search(
     trials: Annotated[int, typer.Option(min=1, help="in the study, in all")] = 40,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     timeout: Annotated[float | None, typer.Option(help="seconds; starts no trial after")] = None,
-    strategy: str = "evolution",
+    strategy: Annotated[
+        str | None, typer.Option(help="default: evolution, or pareto for several objectives")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="the metric, then costs: acc,params,flops,latency ...")
+    ] = None,
+    pruner: Annotated[str | None, typer.Option(help="hyperband, halving or none")] = None,
     seed: int = 0,
     seed_arch: Annotated[list[str] | None, typer.Option(help="tried first")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="the highest fidelity")] = None,
@@ -290,11 +296,13 @@ def search(
     """Search a space for a task; the same command again resumes."""
     from grammar.errors import StudyError
     from registry.export import check_out
+    from search.device import check_device
     from search.display import Display
     from search.launch import Plan
     from search.launch import search as run
     from search.setup import setup_of
 
+    check_device(device)
     setup = setup_of(
         space,
         task=task,
@@ -305,6 +313,8 @@ def search(
         study=study,
         limits=(max_params, max_flops, max_nodes),
         inherit=inherit,
+        objectives=objective,
+        pruner=pruner,
     )
     if export is not None:
         check_out(export, force=force)
@@ -376,8 +386,10 @@ def worker(
     threads: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Pull trials from a study until it holds so many."""
+    from search.device import check_device
     from search.worker import WorkerSpec, run_worker
 
+    check_device(device)
     spec = WorkerSpec(study=study, trials=trials, storage=storage, threads=threads, device=device)
     ending = run_worker(spec)
     _say(f"{ending.reason}: {ending.message}")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -85,6 +86,8 @@ def export(
         _move(work, out)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error.strerror}") from None
+    except SafetensorError as error:  # what it makes of a full disk
+        raise ExportError(f"{out} cannot be written: {error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return out

