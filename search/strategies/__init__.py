@@ -12,11 +12,16 @@ from einspace.candidates import Candidate, Frame
 from einspace.result import TrialRecord
 from grammar.errors import StudyError
 
-NAMES = ("evolution", "prior")
+NAMES = ("cem", "evolution", "pareto", "prior")
 
 
 class Strategy(Protocol):
-    """Proposes the architecture of one trial; the origin says where it came from."""
+    """Proposes the architecture of one trial; the origin says where it came from.
+
+    `record.value` is the task's metric, which `maximize` is about. Of several objectives,
+    `record.values` holds all in the order asked, the others to be made small, and
+    `record.point(maximize=...)` gives all of them as numbers to be made small.
+    """
 
     def propose(
         self,
@@ -37,11 +42,17 @@ def generator(seed: int, number: int, redraw: int) -> random.Random:
 
 def find(name: str) -> Strategy:
     """The strategy of this name. Raises: StudyError with the names there are."""
+    from search.strategies.cem import CrossEntropy
     from search.strategies.evolution import Evolution
+    from search.strategies.pareto import Pareto
     from search.strategies.prior import Prior
 
+    if name == "cem":
+        return CrossEntropy()
     if name == "evolution":
         return Evolution()
+    if name == "pareto":
+        return Pareto()
     if name == "prior":
         return Prior()
     close = difflib.get_close_matches(name, NAMES, n=1)
