@@ -25,13 +25,16 @@ def trial_record(trial: FrozenTrial) -> TrialRecord:
     attrs = trial.user_attrs
     told = attrs.get("nas.status", "killed")
     failed: Status = told if told in get_args(Status) and told != "ok" else "killed"
+    # Optuna gives a pruned trial of several objectives no values.
+    values = tuple(float(v) for v in trial.values or attrs.get("nas.values") or ())
     start, end = trial.datetime_start, trial.datetime_complete
     return TrialRecord(
         number=trial.number,
         status=_STATUS.get(trial.state, failed),
         text=str(attrs.get("nas.text", "")),
         hash=str(attrs.get("nas.hash", "")),
-        value=trial.values[0] if trial.values else None,
+        value=values[0] if values else None,
+        values=values if len(values) > 1 else (),
         params={k: float(v) for k, v in trial.params.items()},
         metrics={k: float(v) for k, v in attrs.get("nas.metrics", {}).items()},
         curves={k: tuple(v) for k, v in attrs.get("nas.curves", {}).items()},
@@ -53,6 +56,7 @@ def search_record(ledger: "Ledger") -> SearchRecord:
         space_text=setup.space_text,
         task=setup.task,
         metric=setup.objective,
+        objectives=setup.objectives,
         direction=setup.direction,
         tags=ledger.tags(),
         trials=ledger.table(),

@@ -67,7 +67,8 @@ class Setup:
     @property
     def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:
         """One for each of the goals."""
-        return (self.direction, *("minimize" for _ in self.goals[1:]))
+        costs: list[Literal["minimize"]] = ["minimize"] * (len(self.goals) - 1)
+        return (self.direction, *costs)
 
 
 class _Brackets(HyperbandPruner):

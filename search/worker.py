@@ -201,7 +201,9 @@ def _finish(ledger: Ledger, trial: Trial, result: Result, size: Mapping[str, flo
     if status == "ok" and (value is None or not math.isfinite(value)):
         status, value = "nan", None
     goals = ledger.setup.objectives
-    values = values_of(goals, value, {**size, **result.metrics}) if goals and value is not None else None
+    values = (
+        values_of(goals, value, {**size, **result.metrics}) if goals and value is not None else None
+    )
     try:
         if goals:
             ledger.note(trial.number, values=values)

@@ -249,7 +249,7 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
 def _costs(
     names: Sequence[str], model: "nn.Module", data: "Data", device: str, before: int
 ) -> dict[str, float]:
-    """The named costs of a model as it is now: `latency` in seconds, `peak_bytes` since `before`."""
+    """The costs named of a model as it is now: `latency` in seconds, `peak_bytes` since then."""
     import torch
 
     from search.latency import latency

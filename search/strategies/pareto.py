@@ -1,0 +1,87 @@
+"""NSGA-II style search for the front of several objectives (Deb et al. 2002, section III).
+
+The population is the best `population` trials so far, by non-domination rank, then crowding
+distance, then age: what repeated (mu + lambda) truncation keeps. A parent wins a binary tournament
+by rank, then by crowding. A child is a crossing of two parents with probability `crossover`, else
+a mutation of one (half of a subtree, half of one value). It differs from the paper in being
+asynchronous: a child is made from the trials there are when a worker asks, not in generations.
+With one objective it is the elitist selection of the best. Until the population is full, and after
+ten redraws of known architectures, the space itself is drawn from.
+
+A pruned trial stands with the objectives it had when it was stopped.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from einspace.candidates import Candidate, Frame, breed, sample
+from einspace.dominance import standing
+from einspace.result import TrialRecord
+from grammar.errors import SpaceError
+from grammar.mutate import Operator
+from search.strategies import generator
+
+PATIENCE = 10
+MUTATIONS: tuple[Operator, ...] = ("subtree", "parameter")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A trial with its (rank, minus crowding distance), the smaller the better."""
+
+    trial: TrialRecord
+    standing: tuple[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Pareto:
+    """The strategy with its two numbers."""
+
+    population: int = 20
+    crossover: float = 0.5
+
+    def members(self, table: Sequence[TrialRecord], *, maximize: bool) -> list[Member]:
+        """The population, best first; seeds given as text have no trace and cannot be changed."""
+        rows = [
+            (trial, point)
+            for trial in table
+            if trial.status in ("ok", "pruned") and trial.trace
+            if (point := trial.point(maximize=maximize)) is not None
+        ]
+        ranked = zip((t for t, _ in rows), standing([p for _, p in rows]), strict=True)
+        members = [Member(trial, by) for trial, by in ranked]
+        members.sort(key=lambda m: (m.standing, m.trial.number))
+        return members[: self.population]
+
+    def parent(self, alive: Sequence[Member], rng: random.Random) -> Member:
+        """The winner of a binary tournament, the first drawn at a tie."""
+        return min(rng.sample(alive, min(2, len(alive))), key=lambda m: m.standing)
+
+    def propose(
+        self,
+        frame: Frame,
+        table: Sequence[TrialRecord],
+        *,
+        maximize: bool,
+        seed: int,
+        number: int,
+        redraw: int,
+    ) -> tuple[Candidate, str]:
+        rng = generator(seed, number, redraw)
+        alive = self.members(table, maximize=maximize)
+        if len(alive) < self.population or redraw >= PATIENCE:
+            return sample(frame, rng), "prior"
+        first = self.parent(alive, rng)
+        parents = [first.trial]
+        operator: Operator = rng.choice(MUTATIONS)
+        if rng.random() < self.crossover:
+            operator = "crossover"
+            parents.append(self.parent([m for m in alive if m is not first], rng).trial)
+        try:
+            child, used = breed(frame, operator, [t.trace for t in parents], rng)
+        except SpaceError:  # The parent's limits were wider than today's, so no child may fit.
+            return sample(frame, rng), "prior"
+        if used == "crossover":
+            return child, f"crossover of #{parents[0].number} and #{parents[1].number}"
+        return child, f"mutation of #{parents[0].number} ({used})"
