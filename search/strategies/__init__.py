@@ -12,7 +12,7 @@ from einspace.candidates import Candidate, Frame
 from einspace.result import TrialRecord
 from grammar.errors import StudyError
 
-NAMES = ("cem", "evolution", "pareto", "prior")
+NAMES = ("bayes", "bayes_evolution", "cem", "evolution", "pareto", "prior")
 
 
 class Strategy(Protocol):
@@ -42,11 +42,16 @@ def generator(seed: int, number: int, redraw: int) -> random.Random:
 
 def find(name: str) -> Strategy:
     """The strategy of this name. Raises: StudyError with the names there are."""
+    from search.strategies.bayes import Bayes, BayesEvolution
     from search.strategies.cem import CrossEntropy
     from search.strategies.evolution import Evolution
     from search.strategies.pareto import Pareto
     from search.strategies.prior import Prior
 
+    if name == "bayes":
+        return Bayes()
+    if name == "bayes_evolution":
+        return BayesEvolution()
     if name == "cem":
         return CrossEntropy()
     if name == "evolution":

@@ -1,0 +1,212 @@
+"""Bayesian optimisation over features of derivations (`search/features.py`).
+
+`bayes`: after `start` trials, a surrogate is fitted on the table; of a pool of candidates, half of
+them drawn from the space and half children of the best, the one with the highest expected
+improvement (Jones et al. 1998) is proposed. `bayes_evolution`: regularised evolution that breeds
+`children` instead of one and takes the child with the highest expected improvement.
+
+One name, two surrogates: the forest and the Gaussian process are fitted each time, and the one
+that predicts left-out trials better speaks (`Surrogate.evidence`). Which of them is better depends
+on space, noise and number of trials; nobody can know it before the search, and asking costs less
+than one training step. `bayes(surrogate=...)` fixes it for experiments.
+
+Improvement is over the best *predicted* value of a known trial, not over the best measured one:
+a lucky measurement would otherwise stop the search from looking near it.
+
+Rows: the `best` and the `recent` trials, so the fit costs the same at trial 5,000 as at 500. What
+is running is known, so it is not proposed again, but has no say. The fit is remembered by table
+within the process; nothing else is, and a proposal depends on (table, seed, number, redraw) alone.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from einspace.candidates import Candidate, Frame, sample
+from einspace.result import TrialRecord
+from search.features import Featurizer
+from search.strategies import generator
+from search.strategies.evolution import Evolution
+from search.surrogate import FAILED, Forest, Gp, Surrogate, improvement, normal, scores
+
+Kind: TypeAlias = Literal["forest", "gp", "evidence"]
+Proposal: TypeAlias = tuple[Candidate, str]
+MAKERS: Mapping[str, Callable[..., Surrogate]] = {"forest": Forest, "gp": Gp}
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A surrogate with what improvement is measured from."""
+
+    kind: str
+    surrogate: Surrogate
+    best: float
+
+
+class Model:
+    """Surrogates of tables; remembers features by architecture and the last fit."""
+
+    def __init__(self, kind: Kind = "evidence", best: int = 200, recent: int = 200) -> None:
+        self.kind, self.best, self.recent = kind, best, recent
+        self._featurizer: Featurizer | None = None
+        self._key: object = None
+        self._fitted: Fitted | None = None
+
+    def features(self, frame: Frame) -> Featurizer:
+        """The featurizer of this frame."""
+        if self._featurizer is None or self._featurizer.frame is not frame:
+            self._featurizer, self._key = Featurizer(frame), None
+        return self._featurizer
+
+    def rows(self, table: Sequence[TrialRecord], maximize: bool) -> list[TrialRecord]:
+        """The best and the most recent trials that say something, by number."""
+        done = [t for t in table if measured(t) or (t.status in FAILED and t.text)]
+        sign = 1.0 if maximize else -1.0
+        ranked = sorted(filter(measured, done), key=lambda t: (-sign * (t.value or 0.0), t.number))
+        kept = {t.number: t for t in (*ranked[: self.best], *done[-self.recent :])}
+        return [kept[number] for number in sorted(kept)]
+
+    def fit(
+        self, frame: Frame, table: Sequence[TrialRecord], maximize: bool, seed: int
+    ) -> Fitted | None:
+        """The surrogate of this table; None if its trials do not differ."""
+        features = self.features(frame)
+        rows = self.rows(table, maximize)
+        key = (maximize, seed, tuple((t.number, t.status, t.value) for t in rows))
+        if key != self._key:
+            self._key, self._fitted = key, self._fit(features, rows, maximize, seed)
+        return self._fitted
+
+    def _fit(
+        self, features: Featurizer, rows: Sequence[TrialRecord], maximize: bool, seed: int
+    ) -> Fitted | None:
+        targets = normal(scores(rows, maximize))
+        if float(np.ptp(targets)) < 1e-9:
+            return None
+        x = [features(t.text, t.hash, t.trace) for t in rows]
+        kinds = ("gp", "forest") if self.kind == "evidence" else (self.kind,)
+        found = {kind: MAKERS[kind](x, targets, seed) for kind in kinds}
+        kind = max(found, key=lambda k: found[k].evidence)
+        mean, _ = found[kind].predict(x)
+        return Fitted(kind, found[kind], float(mean.max()))
+
+    def choose(
+        self, frame: Frame, fitted: Fitted, pool: Sequence[Proposal], known: set[str]
+    ) -> Proposal | None:
+        """The unknown candidate with the highest expected improvement, the first at a tie."""
+        fresh = {c.hash: (c, origin) for c, origin in reversed(pool) if c.hash not in known}
+        options = list(reversed(fresh.values()))
+        if not options:
+            return None
+        features = self.features(frame)
+        mean, deviation = fitted.surrogate.predict(
+            [features(c.text, c.hash, c.trace) for c, _ in options]
+        )
+        candidate, origin = options[int(np.argmax(improvement(mean, deviation, fitted.best)))]
+        return candidate, f"{fitted.kind}: {origin}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bayes:
+    """Expected improvement over a pool; see the module."""
+
+    surrogate: Kind = "evidence"
+    start: int = 12
+    drawn: int = 16
+    bred: int = 24
+    elite: int = 10
+    model: Model = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Model(self.surrogate))
+
+    def propose(
+        self,
+        frame: Frame,
+        table: Sequence[TrialRecord],
+        *,
+        maximize: bool,
+        seed: int,
+        number: int,
+        redraw: int,
+    ) -> Proposal:
+        rng = generator(seed, number, redraw)
+        done = [t for t in table if measured(t)]
+        fitted = None
+        if len(done) >= self.start:
+            fitted = self.model.fit(frame, table, maximize, seed)
+        if fitted is None:
+            return sample(frame, rng), "prior"
+        sign = 1.0 if maximize else -1.0
+        traced = [t for t in done if t.trace]
+        elite = sorted(traced, key=lambda t: (-sign * (t.value or 0.0), t.number))[: self.elite]
+        pool: list[Proposal] = [(sample(frame, rng), "prior") for _ in range(self.drawn)]
+        if len(elite) > 1:
+            breeder = Evolution(population=len(elite), tournament=2)
+            pool += _children(breeder, frame, elite, maximize, rng, number, self.bred)
+        chosen = self.model.choose(frame, fitted, pool, {t.hash for t in table})
+        return chosen or pool[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BayesEvolution:
+    """Evolution whose children are sieved by the surrogate; see the module."""
+
+    surrogate: Kind = "evidence"
+    start: int = 12
+    children: int = 16
+    evolution: Evolution = field(default_factory=Evolution)
+    model: Model = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Model(self.surrogate))
+
+    def propose(
+        self,
+        frame: Frame,
+        table: Sequence[TrialRecord],
+        *,
+        maximize: bool,
+        seed: int,
+        number: int,
+        redraw: int,
+    ) -> Proposal:
+        fitted = None
+        if sum(map(measured, table)) >= self.start:
+            fitted = self.model.fit(frame, table, maximize, seed)
+        if fitted is None:
+            return self.evolution.propose(
+                frame, table, maximize=maximize, seed=seed, number=number, redraw=redraw
+            )
+        rng = generator(seed, number, redraw)
+        pool = _children(self.evolution, frame, table, maximize, rng, number, self.children, redraw)
+        chosen = self.model.choose(frame, fitted, pool, {t.hash for t in table})
+        return chosen or pool[0]
+
+
+def measured(trial: TrialRecord) -> bool:
+    """Whether the trial has a value to learn from."""
+    value = trial.value
+    return trial.status in ("ok", "pruned") and value is not None and math.isfinite(value)
+
+
+def _children(
+    breeder: Evolution,
+    frame: Frame,
+    table: Sequence[TrialRecord],
+    maximize: bool,
+    rng: random.Random,
+    number: int,
+    count: int,
+    redraw: int = 0,
+) -> list[Proposal]:
+    """Children that evolution would propose, each with a seed of its own."""
+    seeds = [rng.getrandbits(48) for _ in range(count)]
+    return [
+        breeder.propose(frame, table, maximize=maximize, seed=s, number=number, redraw=redraw)
+        for s in seeds
+    ]
