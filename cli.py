@@ -422,6 +422,28 @@ def best(study: Runs, storage: str | None = None, json: Json = False) -> None:
 
 
 @app.command()
+def learn(
+    study: Runs,
+    out: Annotated[Path, typer.Option("-o", help="the space file to write")],
+    top: Annotated[float, typer.Option(help="the share of finished trials that teach")] = 0.2,
+    strength: Annotated[float, typer.Option(help="observations the own weights count")] = 1.0,
+    storage: str | None = None,
+    force: Annotated[bool, typer.Option(help="replace an existing file")] = False,
+    json: Json = False,
+) -> None:
+    """Write a study's space with the weights that its best trials teach."""
+    from search.learning import learn as teach
+    from search.learning import save
+    from search.study import open_ledger
+
+    found = teach(open_ledger(study, storage), top=top, strength=strength)
+    save(found, out, force=force)
+    if json:
+        return _dump({"out": str(out), "taught": found.taught, "left_out": found.left_out})
+    _say(f"wrote {out}: {len(found.taught)} trials taught, {len(found.left_out)} could not")
+
+
+@app.command()
 def report(
     study: Runs,
     out: Annotated[Path, typer.Option("-o")] = Path("report.html"),

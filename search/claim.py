@@ -13,9 +13,10 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from einspace.candidates import Candidate, Frame, candidate_of
+from einspace.candidates import Candidate, Frame
 from einspace.interface import Interface
 from einspace.result import TrialRecord
+from search.known import seed_of
 from search.lease import own_lease, reap
 from search.storage import locked
 from search.strategies import Strategy
@@ -78,7 +79,7 @@ def _next(
     tried = {t.user_attrs.get("nas.origin") for t in rows}
     for name, text in ledger.setup.seeds:
         if f"seed:{name}" not in tried:
-            return {}, _attrs(candidate_of(text, interface), f"seed:{name}")
+            return {}, _attrs(seed_of(frame, text), f"seed:{name}")
     return _propose(ledger, frame, strategy)
 
 
