@@ -12,12 +12,14 @@
 Each is a pure function of (model, x [B, ...], y, loss): the model is copied, the random state put
 back, and the only randomness (dropout) has a fixed seed; higher should mean better. The weights
 are those given, so the caller's seed decides. A score that does not exist (no unit to look at, a
-determinant of 0) is -inf. Raises everywhere: RuntimeError, ValueError of the model itself.
+determinant of 0, a flow that overflows) is -inf. Raises everywhere: RuntimeError, ValueError of the
+model itself.
 
 What replaces functions for synflow stands at `Positive`.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -47,20 +49,20 @@ def synflow(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
         ones = torch.ones_like(x[:1], dtype=torch.float64) if x.is_floating_point() else x[:1]
         with Positive():
             total = net(ones).sum()
-        return sum(float((p * g).abs().sum()) for p, g in _gradients(net, total))
+        return _told(sum(float((p * g).abs().sum()) for p, g in _gradients(net, total)))
 
 
 def snip(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
     """How much the loss would change, to first order, if single weights were cut."""
     with _alone(model) as net:
         pairs = _gradients(net, loss(net(x), y))
-        return sum(float((p * g).abs().sum()) for p, g in pairs)
+        return _told(sum(float((p * g).abs().sum()) for p, g in pairs))
 
 
 def grad_norm(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
     """Euclidean norms of the gradients, summed over the tensors."""
     with _alone(model) as net:
-        return sum(float(g.norm()) for _, g in _gradients(net, loss(net(x), y)))
+        return _told(sum(float(g.norm()) for _, g in _gradients(net, loss(net(x), y))))
 
 
 def naswot(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
@@ -76,7 +78,7 @@ def naswot(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
     code = torch.cat(codes, dim=1).double()
     kernel = code @ code.T + (1 - code) @ (1 - code).T
     sign, value = torch.linalg.slogdet(kernel)
-    return float(value) if float(sign) > 0 else NOTHING
+    return _told(float(value)) if float(sign) > 0 else NOTHING
 
 
 def jacobian(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
@@ -94,7 +96,8 @@ def jacobian(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
     rows = grad.reshape(len(grad), -1).double()
     rows = rows - rows.mean(1, keepdim=True)
     norms = rows.norm(dim=1)
-    if not bool((norms > 0).all()):  # a row that its input does not move correlates with nothing
+    # A row that its input does not move correlates with nothing.
+    if not bool(((norms > 0) & norms.isfinite()).all()):
         return NOTHING
     rows = rows / norms[:, None]
     eigen = torch.linalg.eigvalsh(rows @ rows.T).clamp_min(0.0) + JACOBIAN_K
@@ -126,6 +129,11 @@ PROXIES: Mapping[str, Proxy] = MappingProxyType(
         "flops": flops,
     }
 )
+
+
+def _told(score: float) -> float:
+    """The score, if it is a number."""
+    return score if math.isfinite(score) else NOTHING
 
 
 @contextmanager
@@ -172,6 +180,8 @@ class Positive(TorchFunctionMode):
     ):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name == "float":  # ops that ask for fp32 would overflow at 3e38
+            return args[0].double()
         if name in IDENTITIES:
             return args[0] if args else kwargs["input"]
         if name in NORMS:
