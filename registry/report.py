@@ -78,6 +78,8 @@ def report_page(record: SearchRecord) -> str:
         picture = trial_files(best, record.task_interface).get("graph.svg", "")
         parts.append(f'<div class="drawing">{picture}</div>')
         parts.append(_plots(record, done))
+        if record.objectives:
+            parts.append(_front(record, done))
     if record.final:
         rows = "".join(
             f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>"
@@ -120,9 +122,40 @@ def _plots(record: SearchRecord, done: Sequence[TrialRecord]) -> str:
         axes.barh([w for w, _ in names], [n for _, n in names])
         axes.set(xlabel="of the ten best trials")
 
+    between = "" if record.objectives else f"<h2>Pareto front</h2>{_picture(trade)}"
     return (
-        f"<h2>Best so far</h2>{_picture(course)}<h2>Pareto front</h2>{_picture(trade)}"
+        f"<h2>Best so far</h2>{_picture(course)}{between}"
         f"<h2>Ops of the best</h2>{_picture(names_used)}"
+    )
+
+
+def _front(record: SearchRecord, done: Sequence[TrialRecord]) -> str:
+    """The front of all objectives: a plot of the metric against each cost, and its members."""
+    front = record.front()
+
+    def against(axis: int) -> "Callable[[Axes], None]":
+        def draw(axes: "Axes") -> None:
+            for trials, style, label in ((done, ".", "trial"), (front, "o", "on the front")):
+                rows = [t.values for t in trials if t.values]
+                axes.plot([v[axis] for v in rows], [v[0] for v in rows], style, label=label)
+            costs = [t.values[axis] for t in done if t.values]
+            scale = "log" if min(costs, default=0.0) > 0 else "linear"
+            axes.set(xlabel=record.objectives[axis], ylabel=record.metric, xscale=scale)
+            axes.legend()
+
+        return draw
+
+    plots = "".join(_picture(against(axis)) for axis in range(1, len(record.objectives)))
+    head = "".join(f"<th>{html.escape(n)}</th>" for n in ("trial", *record.objectives, "id"))
+    body = "".join(
+        f"<tr><td>{t.number}</td>{''.join(f'<td>{v:.6g}</td>' for v in t.values)}"
+        f"<td><code>{html.escape(t.hash)}</code></td></tr>"
+        for t in front
+    )
+    names = html.escape(", ".join(record.objectives))
+    return (
+        f"<h2>Pareto front of {names}: {len(front)} trials</h2>{plots}"
+        f"<table><tr>{head}</tr>{body}</table>"
     )
 
 

@@ -114,10 +114,19 @@ def project(record: SearchRecord, uri: str, *, finished: bool = True) -> int:
     parent = _parent(client, experiment, record)
     known = _known(client, experiment, parent, record)
     written = 0
+    front = {t.number for t in record.front()} if record.objectives else set()
     for trial in record.trials:
-        if trial.status != "waiting" and not _complete(known.get(trial.number), trial):
-            _write(client, experiment, parent, record, trial, known.get(trial.number))
+        run = known.get(trial.number)
+        if trial.status != "waiting" and not _complete(run, trial):
+            run = _write(client, experiment, parent, record, trial, run)
             written += 1
+        if run is None:
+            continue
+        # A member leaves the front when a better trial ends.
+        if trial.number in front and run.data.tags.get("nas.front") is None:
+            client.set_tag(run.info.run_id, "nas.front", "yes")
+        elif trial.number not in front and "nas.front" in run.data.tags:
+            client.delete_tag(run.info.run_id, "nas.front")
     if finished:
         _close(client, parent, record)
     return written
@@ -129,6 +138,8 @@ def _parent(client: "MlflowClient", experiment: str, record: SearchRecord) -> st
 
     tags = {"nas.study": record.study, "nas.kind": "search", "nas.space": record.space}
     tags |= {"nas.task": record.task, "nas.metric": record.metric}
+    if record.objectives:
+        tags["nas.objectives"] = ",".join(record.objectives)
     tags |= {f"nas.{KEY.sub('_', k)}": str(v)[:4000] for k, v in record.tags.items()}
     parents = _runs(client, experiment, record.study, "search")
     if parents:
@@ -196,7 +207,8 @@ def _write(
     record: SearchRecord,
     trial: TrialRecord,
     run: Any,
-) -> None:
+) -> Any:
+    """The trial's run, made if it is None, with all that is known of the trial."""
     if run is None:
         tags = {
             "mlflow.parentRunId": parent,
@@ -208,7 +220,7 @@ def _write(
         start = int(1000 * trial.started) or None
         run = client.create_run(experiment, start_time=start, tags=tags, run_name=name)
     if trial.status == "running":
-        return
+        return run
     from mlflow.entities import Metric, Param, RunTag
 
     run_id, end = run.info.run_id, _end(trial)
@@ -224,13 +236,15 @@ def _write(
     # Last: a run without this tag is half-written and is written again.
     client.set_tag(run_id, "nas.complete", trial.status)
     client.set_terminated(run_id, ENDED.get(trial.status, "FAILED"), end_time=end)
+    return run
 
 
 def _metrics(record: SearchRecord, trial: TrialRecord) -> Iterable[tuple[str, float, int]]:
-    """The value first; of many curves or numbers, the first 15."""
+    """The objectives first; of many curves or numbers, the first 15."""
     if trial.value is not None:
         yield KEY.sub("_", record.metric), trial.value, 0
-    for name, value in list(trial.metrics.items())[:15]:
+    costs = dict(zip(record.objectives[1:], trial.values[1:], strict=False))
+    for name, value in list({**costs, **trial.metrics}.items())[:15]:
         yield KEY.sub("_", name), value, 0
     for name, values in list(trial.curves.items())[:15]:
         for step, value in enumerate(values, start=1):

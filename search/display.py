@@ -5,6 +5,7 @@ end, so that logs stay short.
 """
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -17,23 +18,27 @@ from einspace.result import SearchRecord, TrialRecord
 ROWS = 12
 
 
-def _cell(trial: TrialRecord) -> tuple[str, ...]:
+def _cell(trial: TrialRecord, costs: Sequence[str]) -> tuple[str, ...]:
     value = "" if trial.value is None else f"{trial.value:.4f}"
     params = f"{int(trial.metrics.get('params', 0)):,}" if trial.metrics.get("params") else ""
     epochs = str(int(trial.metrics["epochs"])) if "epochs" in trial.metrics else ""
     seconds = f"{trial.seconds:.0f}" if trial.seconds else ""
-    return (str(trial.number), trial.status, value, epochs, params, seconds, trial.origin)
+    more = [f"{trial.metrics[c]:.4g}" if c in trial.metrics else "" for c in costs]
+    return (str(trial.number), trial.status, value, *more, epochs, params, seconds, trial.origin)
 
 
-def trial_table(trials: tuple[TrialRecord, ...], metric: str) -> Table:
+def trial_table(
+    trials: tuple[TrialRecord, ...], metric: str, objectives: Sequence[str] = ()
+) -> Table:
     """Trials as a table; the text is cut to the width of the terminal, never interpreted."""
+    costs = [name for name in objectives[1:] if name != "params"]
     table = Table(box=None, pad_edge=False, expand=True)
-    for name in ("trial", "status", metric, "epochs", "params", "s", "origin"):
+    for name in ("trial", "status", metric, *costs, "epochs", "params", "s", "origin"):
         left = name in ("status", "origin")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     table.add_column("architecture", no_wrap=True, overflow="ellipsis", ratio=1)
     for trial in trials:
-        table.add_row(*(Text(c) for c in (*_cell(trial), trial.text)))
+        table.add_row(*(Text(c) for c in (*_cell(trial, costs), trial.text)))
     return table
 
 
@@ -70,7 +75,8 @@ class Display:
         if self.moving:
             self.live.update(
                 Group(
-                    self._line(record, len(done)), trial_table(record.trials[-ROWS:], record.metric)
+                    self._line(record, len(done)),
+                    trial_table(record.trials[-ROWS:], record.metric, record.objectives),
                 )
             )
             return
@@ -89,4 +95,6 @@ class Display:
         left = f", about {seconds / fresh * (self.total - done):.0f} s left" if fresh else ""
         best = record.best()
         value = f", best {record.metric} {best.value:.4f} (trial {best.number})" if best else ""
+        if record.objectives:
+            value += f", {len(record.front())} on the front"
         return Text(f"{record.study}: {done}/{self.total} trials in {seconds:.0f} s{left}{value}")

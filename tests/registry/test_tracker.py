@@ -115,3 +115,44 @@ def test_a_running_search_is_shown_when_trials_have_ended_and_not_too_often(tmp_
 def test_curves_are_a_table_whose_short_columns_end_empty() -> None:
     trial = replace(OK, curves={"loss": (1.0, 0.5), "val_acc": (0.25,)})
     assert trial_files(trial, None)["curves.csv"] == "epoch,loss,val_acc\n1,1.0,0.25\n2,0.5,\n"
+
+
+def _two(number: int, value: float, params: float) -> TrialRecord:
+    metrics = {"params": params, "epochs": 2.0}
+    return replace(OK, number=number, value=value, metrics=metrics, values=(value, params))
+
+
+TWO = replace(
+    RECORD,
+    study="two",
+    objectives=("acc", "params"),
+    trials=(_two(0, 0.9, 100.0), _two(1, 0.8, 50.0), _two(2, 0.7, 70.0)),
+)
+
+
+def _labelled(uri: str) -> set[int]:
+    """The trials that MLflow shows as members of the front."""
+    client = client_of(uri)
+    ids = run_ids(uri, "two").items()
+    return {n for n, i in ids if client.get_run(i).data.tags.get("nas.front") == "yes"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_members_of_the_front_are_tagged_and_lose_the_tag_when_beaten(uri: str) -> None:
+    assert project(TWO, uri) == 3
+    assert _labelled(uri) == {0, 1}
+    client = client_of(uri)
+    run = client.get_run(run_ids(uri, "two")[1])
+    assert (run.data.metrics["acc"], run.data.metrics["params"]) == (0.8, 50.0)
+    assert project(TWO, uri) == 0
+    better = replace(TWO, trials=(*TWO.trials, _two(3, 0.85, 40.0)))
+    assert project(better, uri) == 1
+    assert _labelled(uri) == {0, 3}
+
+
+def test_the_report_of_several_objectives_shows_each_cost_and_the_members() -> None:
+    page = report_page(TWO)
+    assert "Pareto front of acc, params: 2 trials" in page
+    three = [replace(t, values=(*t.values, 0.0)) for t in TWO.trials]
+    more = replace(TWO, objectives=("acc", "params", "latency"), trials=tuple(three))
+    assert report_page(more).count("data:image/png") == page.count("data:image/png") + 1
