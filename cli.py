@@ -353,9 +353,15 @@ def _projector() -> "Projector":
 
 
 def _finish(
-    name: str, storage: str | None, out: Path, force: bool, fmt: str = "folder"
+    name: str,
+    storage: str | None,
+    out: Path,
+    force: bool,
+    fmt: str = "folder",
+    trial: int | None = None,
 ) -> "SearchRecord":
-    """Retrain the winner with three seeds, read the test split once each, export and register."""
+    """Retrain the winner, or the trial of a number, with three seeds, read the test split once
+    each, export and register."""
     from einspace.compile import compile_text
     from registry.card import final_facts
     from registry.export import export as write
@@ -366,7 +372,7 @@ def _finish(
     from search.tasks import find
 
     ledger = open_ledger(name, storage)
-    final = finalise(ledger)
+    final = finalise(ledger, trial=trial)
     record = _record(name, storage)
     compiled = compile_text(final.text, find(record.task).interface)
     weights = load_weights(weights_path(ledger, final))
@@ -411,7 +417,7 @@ def status(study: Runs, storage: str | None = None, json: Json = False) -> None:
 
     record = _record(study, storage)
     if not json:
-        Console().print(trial_table(record.trials, record.metric))
+        Console().print(trial_table(record.trials, record.metric, record.objectives))
     _show_summary(record, json)
 
 
@@ -470,10 +476,14 @@ def export(
     task: TaskOption = None,
     input: InputOption = None,
     storage: str | None = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="of a study, such as one of the front; default: best")
+    ] = None,
     force: Annotated[bool, typer.Option(help="replace a non-empty folder")] = False,
     format: Annotated[str, typer.Option(help="folder, pt2, onnx, hf")] = "folder",
 ) -> None:
     """Write a standalone folder: model.py, weights, card. Runs it before reporting success."""
+    from grammar.errors import SpaceError
     from registry.export import check_out
     from registry.export import export as write
     from registry.formats import check_format
@@ -483,7 +493,9 @@ def export(
     check_format(format)
     check_out(out, force=force)
     if what in known_studies():
-        _finish(what, storage, out, force, format)
+        _finish(what, storage, out, force, format, trial)
+    elif trial is not None:
+        raise SpaceError(f"trial {trial} of what? {what!r} is no study", hint="leave --trial away")
     else:
         facts = {"weights": "untrained, seed 0"}
         write(compiled(what, task, input), None, out, facts=facts, force=force, fmt=format)
