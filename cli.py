@@ -281,6 +281,8 @@ def search(
     pruner: Annotated[str | None, typer.Option(help="hyperband, halving or none")] = None,
     seed: int = 0,
     seed_arch: Annotated[list[str] | None, typer.Option(help="tried first")] = None,
+    warm_start: Annotated[str | None, typer.Option(help="a study whose best are tried")] = None,
+    warm_top: Annotated[int, typer.Option(min=1, help="how many of them")] = 5,
     epochs: Annotated[int | None, typer.Option(min=1, help="the highest fidelity")] = None,
     study: Annotated[str | None, typer.Option(help="default: SPACE-TASK")] = None,
     storage: Annotated[str | None, typer.Option(help="a database URL")] = None,
@@ -316,6 +318,11 @@ def search(
         objectives=objective,
         pruner=pruner,
     )
+    if warm_start is not None:
+        from search.learning import warm
+        from search.study import open_ledger
+
+        setup = warm(setup, open_ledger(warm_start, storage), warm_top)
     if export is not None:
         check_out(export, force=force)
     plan = Plan(trials=trials, workers=workers, timeout=timeout, device=device, storage=storage)

@@ -1,15 +1,16 @@
-"""What a finished study teaches: its space with the weights of its elite."""
+"""What a finished study teaches: its space with the weights of its elite, and seeds."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from einspace.candidates import candidate_of
 from einspace.result import TrialRecord
 from grammar.errors import SpaceError, StudyError
 from grammar.learn import Forest, Table, counted, fit, sites, summed, tamed, weighted
 from grammar.show import show
 from search.known import forest_of
-from search.study import Ledger, space_sha
+from search.study import Ledger, Setup, space_sha
 from search.tasks import find as find_task
 from search.worker import search_frame
 
@@ -75,6 +76,31 @@ def best_of(ledger: Ledger, top: float) -> list[TrialRecord]:
     sign = -1.0 if ledger.setup.direction == "maximize" else 1.0
     done.sort(key=lambda t: (sign * (t.value or 0.0), t.number))
     return done[: math.ceil(top * len(done))]
+
+
+def warm(setup: Setup, old: Ledger, top: int) -> Setup:
+    """The setup with the best `top` architectures of another study among its seeds.
+
+    They are tried as they are, so the old space may be another; what does not fit the new task is
+    passed over. Raises: StudyError where nothing is left.
+    """
+    interface = find_task(setup.task).interface
+    found: list[tuple[str, str]] = []
+    for trial in best_of(old, 1.0):
+        if len(found) == top:
+            break
+        try:
+            candidate_of(trial.text, interface)
+        except SpaceError:
+            continue
+        if trial.text not in [text for _, text in found]:
+            found.append((f"{old.setup.name}#{trial.number}", trial.text))
+    if not found:
+        raise StudyError(
+            f"study {old.setup.name!r} has no finished trial that fits task {setup.task!r}",
+            hint="warm up from a study whose task has the same types",
+        )
+    return replace(setup, seeds=(*setup.seeds, *found))
 
 
 def save(learned: Learned, out: Path, *, force: bool = False) -> None:

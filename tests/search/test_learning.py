@@ -11,11 +11,10 @@ from grammar.errors import SpaceError, StudyError
 from grammar.parse import parse
 from grammar.show import show
 from grammar.walk import First, Replay
-from search import learning
 from search.known import seed_of
-from search.learning import learn, save
+from search.learning import best_of, learn, save, warm
 from search.strategies.prior import Prior
-from search.study import Ledger
+from search.study import Ledger, open_ledger
 from search.tasks import find as find_task
 from tests.search import small_search
 from tests.search.small_search import SPACE
@@ -105,11 +104,22 @@ def test_a_seed_of_another_space_has_none(space: Frame) -> None:
 
 
 def test_best_is_in_the_direction_asked(study: Ledger) -> None:
-    values = [t.value or 0 for t in learning.best_of(study, 0.5)]
+    values = [t.value or 0 for t in best_of(study, 0.5)]
     assert values == sorted(values, reverse=True)
     assert len(values) == 21
 
 
+def test_a_warm_start_tries_the_best_of_another_study_first(study: Ledger) -> None:
+    setup = replace(small_search.SETUP, name="new", seeds=(("mine", LOST),))
+    seeds = warm(setup, study, 3).seeds
+    assert seeds[:2] == (("mine", LOST), ("small#40", LOST))
+    texts = [t.text for t in best_of(study, 1.0)]
+    assert [text for _, text in seeds[1:]] == list(dict.fromkeys(texts))[:3]
+    with pytest.raises(StudyError, match="fits task 'mqar'"):
+        warm(replace(setup, task="mqar"), study, 3)
+
+
+@pytest.mark.slow  # searches in processes of their own
 def test_the_command_line_writes_a_space_that_can_be_searched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -120,10 +130,13 @@ def test_the_command_line_writes_a_space_that_can_be_searched(
     assert first.returncode == 0, first.stderr
     assert "3 trials taught, 0 could not" in first.stdout
     assert run("sample", str(out), "-n", "3", runs=runs).returncode == 0
+    words = ("--task", "digits", "--trials", "1", "--study", "new", "--warm-start", "small")
+    assert run("search", str(out), *words, "--epochs", "1", runs=runs).returncode == 0
+    (trial,) = open_ledger("new").table()
+    assert trial.origin.startswith("seed:small#")
+    assert trial.trace
     for wrong, says in (
         (("small", "-o", str(out)), "exists"),
-        (("small", "-o", str(out), "--top", "0"), "share"),
-        (("small", "-o", str(out), "--strength", "-1"), "strength"),
         (("smal", "-o", str(out)), "small"),
     ):
         found = run("learn", *wrong, runs=runs)
