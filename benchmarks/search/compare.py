@@ -21,24 +21,27 @@ import multiprocessing
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 
 from benchmarks.search.settings import settings
 from benchmarks.search.tabular import RESULTS, Table, read
-from einspace.candidates import Candidate, Frame, draw, frame
+from einspace.candidates import Candidate, Frame, candidate_of, draw, frame
 from einspace.membership import probability
 from einspace.result import TrialRecord
-from grammar.normal import text_of
-from grammar.parse import parse
 from search.strategies import find
 
 STRATEGIES = (
     "random", "tpe", "prior", "evolution", "cem", "bayes", "bayes_evolution", "warm",
 )  # fmt: skip
 REDRAWS = 20
+RECALLER = (
+    "embed(dim=32) >> residual(rms_norm >> softmax_attn(heads=2, causal, pos=rope)) >> "
+    "residual(rms_norm >> swiglu(mult=2)) >> residual(rms_norm >> softmax_attn(heads=2, causal, "
+    "pos=rope)) >> residual(rms_norm >> swiglu(mult=2)) >> rms_norm >> head"
+)
 WARM = {
     "digits": "patch(dim=32, size=2) >> pos_enc(kind=learned) >> residual(rms_norm >> "
     "softmax_attn(heads=2)) >> residual(rms_norm >> mlp(mult=2, act=relu)) >> residual(rms_norm >> "
@@ -47,9 +50,8 @@ WARM = {
     "kernel=3) >> relu >> conv2d(dim=16, kernel=3) >> relu >> head",
     "vowels": "linear(dim=32) >> residual(rms_norm >> gru) >> residual(rms_norm >> gru) >> "
     "pool(kind=mean) >> head",
-    "mqar": "embed(dim=32) >> residual(rms_norm >> softmax_attn(heads=2, causal, pos=rope)) >> "
-    "residual(rms_norm >> swiglu(mult=2)) >> residual(rms_norm >> softmax_attn(heads=2, causal, "
-    "pos=rope)) >> residual(rms_norm >> swiglu(mult=2)) >> rms_norm >> head",
+    "mqar": RECALLER,
+    "mad_recall": RECALLER,
 }
 
 
@@ -139,9 +141,8 @@ def _ours(
 
 def seed_of(place: Frame, text: str) -> Candidate:
     """The hand-written architecture as a member of the space, with its trace."""
-    member = probability(place, text)
-    normal, id_ = text_of(parse(text), place.typing.signatures)
-    return Candidate(normal, id_, member.trace, member.log_prob)
+    found = candidate_of(text, place.typing.interface)
+    return replace(found, trace=probability(place, text).trace)
 
 
 def search(job: tuple[str, str, int, int, Path]) -> Run:
