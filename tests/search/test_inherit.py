@@ -170,7 +170,7 @@ def test_with_inheritance_off_nothing_is_stored(
     assert work(trials=2).reason == "done"
     assert not (book.folder / "weights").exists()
     assert all("inherited" not in t.metrics for t in book.table())
-    with pytest.raises(StudyError, match="inherit was False, now True"):
+    with pytest.raises(StudyError, match="inherit was none, now True"):
         ledger(inherit=True)
 
 
