@@ -138,39 +138,50 @@ def mamba_pairs() -> Iterator[Pair]:
 
 
 class RetNetArgs:
-    """What torchscale's classes read."""
+    """What torchscale's layer reads."""
 
     multiway = False
     layernorm_eps = 1e-12
-    decoder_embed_dim, decoder_retention_heads, recurrent_chunk_size = DIM, HEADS, 8
 
 
 def retnet_pairs() -> Iterator[Pair]:
     layer = part("torchscale.component.multiscale_retention", "MultiScaleRetention")
-    places = part("torchscale.architecture.retnet", "RetNetRelPos")
     theirs = fill(layer(RetNetArgs, DIM, 2 * DIM, HEADS))
     ours = Retention(DIM, HEADS).double()
-    ours.eps = RetNetArgs.layernorm_eps
+    rates = 1 - 2.0 ** (-5 - torch.arange(HEADS).double())  # the buffer was rounded to fp32
+    ours.eps, ours.decay = RetNetArgs.layernorm_eps, rates.log()
     halves = torch.arange(WIDTH).view(-1, 2).mT.flatten()  # theirs turns neighbours, ours halves
     rows = (torch.arange(HEADS)[:, None] * WIDTH + halves).flatten()
     qk = torch.cat([theirs.q_proj.weight[rows], theirs.k_proj.weight[rows]])
     vg = torch.cat([theirs.v_proj.weight, theirs.g_proj.weight])
     copy([(ours.qk.weight, qk), (ours.vg.weight, vg), (ours.out.weight, theirs.out_proj.weight)])
-    standard = 10000.0 ** (-2 * torch.arange(WIDTH // 2).double() / WIDTH)
-    for name, note in (("rotary angles", ""), ("own angles", "theirs reach 1/10000 exactly")):
-        place = places(RetNetArgs).double()
-        if not note:
-            copy([(place.angle, standard.repeat_interleave(2))])
-        chunked = [False, True] if not note else [False]
-        for chunk in chunked:
+    place = torch.arange(LENGTH).double()
+    age = place[:, None] - place
+    kept = (rates[:, None, None] ** age.clamp_min(0)).tril()
+    kept = kept / kept.sum(-1, keepdim=True).sqrt()
+    standard, reach = (torch.arange(WIDTH // 2) / n for n in (WIDTH / 2, WIDTH / 2 - 1))
+    note = "its angles end at 1/10000, rotary ones one step before"
+    for powers, name in ((standard, "rotary angles"), (reach, "its own angles")):
+        angle = place[:, None] * (10000.0 ** -powers.double()).repeat_interleave(2)
 
-            def peer(x: Tensor, place: Any = place, chunk: bool = chunk) -> Tensor:
-                relative = place(x.shape[1], chunkwise_recurrent=chunk)
-                y: Tensor = theirs(x, relative, chunkwise_recurrent=chunk)
-                return y
+        def peer(x: Tensor, angle: Tensor = angle) -> Tensor:
+            y: Tensor = theirs(x, ((angle.sin(), angle.cos()), kept))
+            return y
 
-            form = "chunkwise" if chunk else "parallel"
-            yield Pair("retnet", f"torchscale {form}, {name}", ours, peer, note)
+        yield Pair("retnet", f"torchscale, {name}", ours, peer, note if powers is reach else "")
+
+
+def retention_pairs() -> Iterator[Pair]:
+    formula = part("fla.ops.retention.naive", "naive_retention")
+    ours = fill(Retention(DIM, HEADS))
+
+    def peer(x: Tensor) -> Tensor:
+        q, k, v, gate = ours.project(x, torch.arange(x.shape[1]))
+        o = F.rms_norm(formula(q * WIDTH**0.5, k, v).transpose(1, 2), (2 * WIDTH,), eps=1e-5)
+        y: Tensor = ours.out(o.flatten(2) * F.silu(gate))
+        return y
+
+    yield Pair("retnet", "fla naive quadratic form, our rotation", ours, peer)
 
 
 def performer_pairs() -> Iterator[Pair]:
@@ -277,7 +288,15 @@ def gated_pairs() -> Iterator[Pair]:
     yield Pair("simple_gla", "fla naive chunks of 16", simple, simple_gla)
 
 
-GROUPS = (lightning_pairs, mamba_pairs, retnet_pairs, performer_pairs, linear_pairs, gated_pairs)
+GROUPS = (
+    lightning_pairs,
+    mamba_pairs,
+    retnet_pairs,
+    retention_pairs,
+    performer_pairs,
+    linear_pairs,
+    gated_pairs,
+)
 
 
 def main() -> int:
