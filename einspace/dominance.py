@@ -62,9 +62,13 @@ def standing(points: Sequence[Point]) -> list[tuple[int, float]]:
 
 
 def order(points: Sequence[Point]) -> list[int]:
-    """Indices from best to worst: by rank, then the less crowded, then the earlier."""
+    """Indices from best to worst: by rank, then the less crowded, then the better in the first
+    objective (in the next at a tie, and so on), then the earlier.
+
+    Ends of a front are all infinitely far apart, so the last two decide often in small sets.
+    """
     by = standing(points)
-    return sorted(range(len(points)), key=lambda i: (by[i], i))
+    return sorted(range(len(points)), key=lambda i: (by[i], tuple(points[i]), i))
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:

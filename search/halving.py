@@ -2,8 +2,9 @@
 
 Rungs lie at `min_epochs * 3^k` epochs. A trial that reaches one leaves its objectives there, and
 goes on only if it is among the best third of the trials that have reached it so far (of fewer than
-three: the best), in the order of non-domination rank, then crowding distance, then age. The
-decision is a pure function of what lies at the rung, needs no waiting, and is never revised.
+three: the best), in the order of non-domination rank, then crowding distance, then the objectives
+in the order asked, then age: of two ends of the front the one with the better metric. The decision
+is a pure function of what lies at the rung, needs no waiting, and is never revised.
 
 This is Li et al. 2020, "A system for massively parallel hyperparameter tuning" (ASHA,
 arXiv:1810.05934), algorithm 2, with the scalar loss replaced by NSGA-II's order, and without its

@@ -85,8 +85,8 @@ def test_measured_costs_are_objectives() -> None:
 def test_without_a_pruner_every_trial_trains_to_its_end() -> None:
     for name, goals in (("one", ()), ("two", TWO)):
         ledger(name, epochs=4, min_epochs=3, objectives=goals, pruner="none", strategy="prior")
-        work(name, 6)
-        assert search_record(open_ledger(name)).counts() == {"ok": 6}
+        work(name, 3)
+        assert search_record(open_ledger(name)).counts() == {"ok": 3}
 
 
 def test_one_objective_may_be_halved_by_optuna() -> None:
@@ -184,6 +184,12 @@ def test_synthetic_curves_are_stopped_early_and_the_front_survives() -> None:
     assert reached[0] == 27
     assert reached[0] > reached[1] >= reached[2] > 0
     assert all(ended[n] == 1 for n in ended if n % 3)
+
+
+def test_a_newcomer_at_the_better_end_of_the_front_goes_on() -> None:
+    rung = {0: (-0.3, 170.0), 1: (-0.5, 300.0)}
+    assert goes_on(1, rung)
+    assert not goes_on(2, {**rung, 2: (-0.2, 100.0)})
 
 
 def test_the_order_of_arrival_at_a_rung_takes_no_part() -> None:
