@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from einspace.frame import Frame
     from einspace.result import SearchRecord
     from registry.tracker import Projector
 
@@ -29,6 +30,9 @@ TaskOption = Annotated[str | None, typer.Option("--task", help="fit it to this t
 InputOption = Annotated[str | None, typer.Option("--input", help="a type such as 'seq[256,64]'")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, errors too")]
 Count = Annotated[float | None, typer.Option(help="at most this many")]
+Depth = Annotated[float | None, typer.Option(help="ops on the longest path, at most")]
+Memory = Annotated[float | None, typer.Option(help="bytes of activations a sample, at most")]
+Set = Annotated[list[str] | None, typer.Option(help="name=number of a let value")]
 Runs = Annotated[str, typer.Argument(help="the name of a study")]
 
 
@@ -99,6 +103,17 @@ def code(text: Text, task: TaskOption = None, input: InputOption = None) -> None
     _say(compiled(text, task, input).source)
 
 
+def _frame(
+    space: str, task: str | None, input: str | None, set: list[str] | None, **limits: float | None
+) -> "Frame":
+    from einspace.frame import frame
+    from search.texts import meant, values
+
+    _, interface = meant(space, task, input)
+    whole = {name: None if v is None else int(v) for name, v in limits.items()}
+    return frame(space, interface, values=values(set or ()), **whole)
+
+
 @app.command()
 def sample(
     space: Text,
@@ -109,36 +124,88 @@ def sample(
     max_params: Count = None,
     max_flops: Count = None,
     max_nodes: Count = None,
-    set: Annotated[list[str] | None, typer.Option(help="name=number of a let value")] = None,
+    max_depth: Depth = None,
+    max_memory: Memory = None,
+    uniform: Annotated[bool, typer.Option("--uniform", help="all derivations alike")] = False,
+    nodes: Annotated[int | None, typer.Option(min=1, help="of this size, with --uniform")] = None,
+    set: Set = None,
     json: Json = False,
 ) -> None:
-    """Draw valid architectures from a space."""
+    """Draw valid architectures from a space, by its weights or all derivations alike."""
     import random
 
-    from einspace.candidates import frame
     from einspace.candidates import sample as draw
-    from search.texts import meant, values
+    from einspace.candidates import uniform as draw_alike
+    from grammar.errors import SpaceError
 
-    _, interface = meant(space, task, input)
-    limits = [None if v is None else int(v) for v in (max_params, max_flops, max_nodes)]
-    place = frame(
-        space,
-        interface,
-        max_params=limits[0],
-        max_flops=limits[1],
-        max_nodes=limits[2],
-        values=values(set or ()),
-    )
-    rng = random.Random(seed)
+    if nodes is not None and not uniform:
+        raise SpaceError("--nodes goes with --uniform", hint="or bound the size with --max-nodes")
+    limits = {"max_params": max_params, "max_flops": max_flops, "max_nodes": max_nodes}
+    limits |= {"max_depth": max_depth, "max_memory": max_memory}
+    place, rng = _frame(space, task, input, set, **limits), random.Random(seed)
+    names = "text", "hash", "log_prob", "params", "flops", "nodes", "kind"
     for _ in range(n):
-        found = draw(place, rng)
-        row = {
-            k: getattr(found, k) for k in ("text", "hash", "log_prob", "params", "flops", "nodes")
-        }
+        found = draw_alike(place, rng, nodes) if uniform else draw(place, rng)
         if json:
-            _dump(row)
+            _dump({name: getattr(found, name) for name in names})
         else:
             _say(f"{found.hash}  {found.params:>10,} parameters  {found.text}")
+
+
+@app.command("space")
+def space_(
+    space: Text,
+    task: TaskOption = None,
+    input: InputOption = None,
+    max_params: Count = None,
+    max_flops: Count = None,
+    max_nodes: Count = None,
+    max_depth: Depth = None,
+    max_memory: Memory = None,
+    set: Set = None,
+    json: Json = False,
+) -> None:
+    """Measure a space: derivations by size, entropy, what of it fits, ranges of cost."""
+    from einspace.space_report import lines, space_report
+
+    limits = {"max_params": max_params, "max_flops": max_flops, "max_nodes": max_nodes}
+    limits |= {"max_depth": max_depth, "max_memory": max_memory}
+    report = space_report(_frame(space, task, input, set, **limits))
+    if json:
+        return _dump(report)
+    for line in lines(report):
+        _say(line)
+
+
+@app.command()
+def prob(
+    space: Text,
+    arch: Annotated[str, typer.Argument(help="an architecture: file, shipped name or text")],
+    task: TaskOption = None,
+    input: InputOption = None,
+    max_params: Count = None,
+    max_flops: Count = None,
+    max_nodes: Count = None,
+    max_depth: Depth = None,
+    max_memory: Memory = None,
+    set: Set = None,
+    json: Json = False,
+) -> None:
+    """The probability of an architecture in a space, and in how many ways it is derived there."""
+    import math
+
+    from einspace.library import resolve
+    from einspace.membership import probability
+
+    limits = {"max_params": max_params, "max_flops": max_flops, "max_nodes": max_nodes}
+    limits |= {"max_depth": max_depth, "max_memory": max_memory}
+    source, _ = resolve(arch)
+    found = probability(_frame(space, task, input, set, **limits), source.text)
+    if json:
+        facts = {"log_prob": found.log_prob, "derivations": found.derivations}
+        return _dump({**facts, "kind": found.kind, "trace": dict(found.trace)})
+    _say(f"log-probability {found.log_prob:.6f}, probability {math.exp(found.log_prob):.3g}")
+    _say(f"{found.derivations} derivations ({found.kind})")
 
 
 # -- what is shipped -----------------------------------------------------------------------------

@@ -1,86 +1,64 @@
-"""Candidates: what strategies propose. A frame is a space, a task's interface and a budget."""
+"""Candidates: what strategies propose. Draws come from the sums over a space (`einspace/draws.py`);
+mutants and crossings are walked, with the traces of their parents."""
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from einspace.compile import Closed
+from einspace.draws import conditioned, sums_of
+from einspace.frame import Candidate, Frame, frame
 from einspace.interface import Interface
-from einspace.library import space_source
+from einspace.space_facts import candidate
 from einspace.types import Typing
-from grammar.ast import Space
 from grammar.derive import derive
 from grammar.mutate import Operator, offspring
 from grammar.normal import text_of
 from grammar.parse import parse
-from grammar.pcfg import check_space, with_values
-from grammar.walk import Chooser, Limits, Sample
+from grammar.pcfg import check_space
+from grammar.walk import Chooser, Derivation, Limits
 from ops import table
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One valid architecture: its normal form and id, the trace that made it and its cost.
-
-    `log_prob` (natural) is of the grammar's own distribution; `tries` counts whole draws.
-    """
-
-    text: str
-    hash: str
-    trace: Mapping[str, int] = field(default_factory=dict)
-    log_prob: float = 0.0
-    params: int = 0
-    flops: int = 0
-    nodes: int = 0
-    tries: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Where candidates come from, checked once."""
-
-    name: str
-    text: str
-    space: Space
-    typing: Typing
-    limits: Limits
-
-
-def frame(
-    space: str,
-    interface: Interface,
-    *,
-    max_params: int | None = None,
-    max_flops: int | None = None,
-    max_nodes: int | None = None,
-    values: Mapping[str, float] | None = None,
-) -> Frame:
-    """Load and check a space: a path, a shipped name or inline text; `values` replace `let` values.
-
-    Raises: SpaceError.
-    """
-    source = space_source(space)
-    tree = parse(source.text, source.name)
-    if values:
-        tree = with_values(tree, values)
-    typing = Typing(table(), interface)
-    check_space(tree, typing.signatures, tuple(interface.inputs))
-    limits = Limits(max_nodes or 20_000, max_params, max_flops)
-    return Frame(source.name, source.text, tree, typing, limits)
+__all__ = [
+    "Candidate",
+    "Frame",
+    "breed",
+    "candidate_of",
+    "draw",
+    "frame",
+    "sample",
+    "uniform",
+]
 
 
 def draw(frame: Frame, chooser: Chooser) -> Candidate:
     """The chooser's first valid derivation. Raises: SpaceError when nothing fits."""
     found, tries = derive(frame.space, chooser, frame.typing, frame.limits)
+    return _walked(frame, found, tries)
+
+
+def _walked(frame: Frame, found: Derivation, tries: int = 1) -> Candidate:
     text, hash_ = text_of(found.closed, frame.typing.signatures)
-    return Candidate(
-        text, hash_, found.trace, found.log_prob, found.params, found.flops, found.nodes, tries
-    )
+    log_prob, kind = conditioned(frame, found.log_prob)
+    costs = found.params, found.flops, found.nodes
+    return Candidate(text, hash_, found.trace, log_prob, *costs, tries, kind)
 
 
 def sample(frame: Frame, rng: random.Random) -> Candidate:
-    """A draw from the grammar's own distribution, choices that do not fit redrawn."""
-    return draw(frame, Sample(rng))
+    """A draw from the grammar's own distribution, conditioned on validity and budget.
+
+    Raises: SpaceError when nothing fits.
+    """
+    sums = sums_of(frame)
+    return candidate(frame, sums, sums.sample(rng))
+
+
+def uniform(frame: Frame, rng: random.Random, nodes: int | None = None) -> Candidate:
+    """A draw with all derivations of this size (None: of any) equally likely.
+
+    Raises: SpaceError when nothing fits, or the sums are not exact.
+    """
+    sums = sums_of(frame)
+    return candidate(frame, sums, sums.uniform(rng, nodes))
 
 
 def breed(
@@ -91,9 +69,7 @@ def breed(
     Raises: SpaceError when nothing fits any more.
     """
     found, used = offspring(frame.space, operator, traces, frame.typing, frame.limits, rng)
-    text, hash_ = text_of(found.closed, frame.typing.signatures)
-    costs = found.params, found.flops, found.nodes
-    return Candidate(text, hash_, found.trace, found.log_prob, *costs), used
+    return _walked(frame, found), used
 
 
 def candidate_of(text: str, interface: Interface, name: str = "<text>") -> Candidate:

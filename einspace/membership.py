@@ -13,30 +13,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from einspace.candidates import Frame
 from einspace.compile import Closed
-from einspace.space_facts import exact_of
+from einspace.draws import Sums, drawn_limits, sums_of
+from einspace.frame import Frame
 from einspace.types import Outputs, Ref, Term, Typing
 from grammar.ast import Node
 from grammar.derive import derive
 from grammar.domain import Scalar
 from grammar.errors import SpaceError
 from grammar.exact import Exact
+from grammar.exact_ops import TooLarge
 from grammar.parse import parse
 from grammar.walk import Applied, Limits, Site, refuse
 
 FREE = ("id",)
+CAP = 5_000_000  # steps of the sums over one architecture
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """`log_prob` (natural) of the architecture in the conditioned distribution, summed over its
-    derivations; `trace` is that of the most probable one."""
+    derivations; `trace` is that of the most probable one. The sum is exact; where the mass of the
+    whole space is an estimate, so is `log_prob`."""
 
     log_prob: float
     derivations: int
     trace: Mapping[str, int]
-    kind: Literal["exact"] = "exact"
+    kind: Literal["exact", "estimate"] = "exact"
 
 
 class _Recording(Typing):
@@ -180,31 +183,43 @@ class Places(Typing):
         return ended
 
 
-def probability(frame: Frame, target: str, whole: Exact | None = None) -> Member:
+def probability(frame: Frame, target: str, whole: Sums | None = None) -> Member:
     """The probability of an architecture in a frame's space, conditioned on validity and budget.
 
-    `whole` is `exact_of(frame)`, where it is known. Raises: SpaceError for a text that does not
-    fit the task, and for an architecture that the space cannot derive, with its first part that no
-    derivation reaches.
+    `whole` is `sums_of(frame)`, unless others are given. Raises: SpaceError for a text that does
+    not fit the task, and for an architecture that the space cannot derive, with its first part
+    that no derivation reaches.
     """
     recording = _Recording(frame.typing)
     tree = parse(target, "<architecture>")
     closed, _ = derive(tree, Closed(), recording, Limits())
     assert isinstance(closed.value, Outputs)
     places = Places(frame.typing, closed.value)
-    limits = Limits(frame.limits.nodes, places.modules, places.size)
+    nodes = drawn_limits(frame).nodes
+    if closed.nodes > nodes:
+        raise SpaceError(
+            f"this architecture has {closed.nodes} nodes, and the budget is {nodes}",
+            hint="give a larger one with --max-nodes",
+        )
+    limits = Limits(nodes, places.modules, places.size)
     own = Exact(tree, places, Limits(20_000, places.modules, places.size), spent=True)
     symmetries = sum(own.counts().values())
     places.reached.clear()
     try:
-        found = Exact(frame.space, places, limits, spent=True)
+        found = Exact(frame.space, places, limits, spent=True, cap=CAP)
+    except TooLarge as error:
+        raise SpaceError(
+            f"{error.message}: too many ways to derive this architecture",
+            hint="give a budget of nodes nearer to its own",
+        ) from None
     except SpaceError as error:
         raise _missing(places, recording, error) from None
-    mass = (whole or exact_of(frame)).log_mass()
+    sums = whole or sums_of(frame)
     trace = found.replay(found.best(), frame.typing, Limits()).trace
     count, rest = divmod(sum(found.counts().values()), symmetries)
     assert rest == 0
-    return Member(found.log_mass() - math.log(symmetries) - mass, count, trace)
+    log_prob = found.log_mass() - math.log(symmetries) - sums.log_mass()
+    return Member(log_prob, count, trace, sums.kind)
 
 
 def _missing(places: Places, recording: _Recording, error: SpaceError) -> SpaceError:

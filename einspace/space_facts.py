@@ -6,23 +6,32 @@ What an op exports is kept only where the space reads an export.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
-from einspace.candidates import Candidate, Frame
+from einspace.frame import Candidate, Frame
 from einspace.interface import Interface
 from einspace.types import Ref, Term, Typing
 from grammar.ast import Node, Space, Value, children
 from grammar.domain import Scalar
 from grammar.exact import Drawn, Exact
 from grammar.normal import text_of
-from grammar.walk import Applied, Site
+from grammar.walk import Algebra, Applied, Derivation, Limits, Site
 from ops.spec import Op
 
 
 class Facts(Typing):
     """`Algebra` whose values are interned refs: equal types are the identical value."""
 
-    def __init__(self, table: Mapping[str, Op], interface: Interface, *, exports: bool) -> None:
-        super().__init__(table, interface)
+    def __init__(
+        self,
+        table: Mapping[str, Op],
+        interface: Interface,
+        *,
+        exports: bool,
+        depth: int | None = None,
+    ) -> None:
+        super().__init__(table, interface, depth=depth)
         self.exports = exports
         self._known: dict[object, Ref] = {}
 
@@ -35,7 +44,7 @@ class Facts(Typing):
         site: Site,
     ) -> Applied:
         made = super().apply(op, params, values, inputs, site)
-        return Applied(self._intern(made.value), made.params, made.flops, made.constructor)
+        return replace(made, value=self._intern(made.value))
 
     def export(self, value: object, name: str, site: Site) -> object:
         return self._intern(super().export(value, name, site))
@@ -51,17 +60,20 @@ class Facts(Typing):
             return tuple(self._intern(v) for v in value)
         assert isinstance(value, Ref)
         term = value.term
+        depth = 0 if self.depth is None else term.depth
         if self.exports and term.exports:
-            key: object = (term.op, tuple(term.args.items()), term.types, value.port)
+            head = (term.op, tuple(term.args.items()), term.types, depth)
+            key: object = (*head, value.port)
             if key not in self._known:
-                short = Term(term.op, term.args, types=term.types, exports=term.exports)
+                short = Term(
+                    term.op, term.args, types=term.types, exports=term.exports, depth=depth
+                )
                 for port in range(len(term.types)):
-                    whole = (term.op, tuple(term.args.items()), term.types, port)
-                    self._known[whole] = Ref(short, port)
+                    self._known[*head, port] = Ref(short, port)
         else:
-            key = value.type
+            key = (value.type, depth)
             if key not in self._known:
-                self._known[key] = Ref(Term("value", types=(value.type,)))
+                self._known[key] = Ref(Term("value", types=(value.type,), depth=depth))
         return self._known[key]
 
 
@@ -76,19 +88,41 @@ def reads_exports(space: Space, table: Mapping[str, Op]) -> bool:
     return False
 
 
-def exact_of(frame: Frame) -> Exact:
-    """The exact derivations of a frame: its space, interface and limits. Raises: SpaceError."""
+def facts_of(frame: Frame) -> Facts:
+    """The type rule of a frame."""
     typing = frame.typing
     exports = reads_exports(frame.space, typing.table)
-    facts = Facts(typing.table, typing.interface, exports=exports)
-    layered = frozenset(name for name, op in typing.table.items() if "layer" in op.needs)
-    return Exact(frame.space, facts, frame.limits, layered=layered)
+    return Facts(typing.table, typing.interface, exports=exports, depth=typing.depth)
 
 
-def candidate(frame: Frame, exact: Exact, drawn: Drawn) -> Candidate:
-    """A draw as a candidate; `log_prob` is of the conditioned distribution."""
-    found = exact.replay(drawn, frame.typing)
-    text, hash_ = text_of(found.closed, frame.typing.signatures)
-    return Candidate(
-        text, hash_, found.trace, drawn.log_prob, found.params, found.flops, found.nodes
+def layered_of(frame: Frame) -> frozenset[str]:
+    """The ops that get other constructor arguments at each use."""
+    return frozenset(name for name, op in frame.typing.table.items() if "layer" in op.needs)
+
+
+def exact_of(frame: Frame, limits: Limits | None = None, cap: int | None = None) -> Exact:
+    """The exact derivations of a frame: its space, interface and limits (or others).
+
+    Raises: SpaceError; TooLarge after `cap` steps.
+    """
+    return Exact(
+        frame.space,
+        facts_of(frame),
+        limits or frame.limits,
+        layered=layered_of(frame),
+        cap=cap,
     )
+
+
+class Replays(Protocol):
+    """Sums that give a draw's derivation."""
+
+    def replay(self, drawn: Drawn, algebra: Algebra) -> Derivation: ...
+
+
+def candidate(frame: Frame, sums: Replays, drawn: Drawn) -> Candidate:
+    """A draw as a candidate; `log_prob` is of the conditioned distribution."""
+    found = sums.replay(drawn, frame.typing)
+    text, hash_ = text_of(found.closed, frame.typing.signatures)
+    costs = found.params, found.flops, found.nodes
+    return Candidate(text, hash_, found.trace, drawn.log_prob, *costs, kind=drawn.kind)

@@ -20,7 +20,8 @@ from ops.spec import Cost, Input, Mismatch, Op, TensorType
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
     """One op applied: `types` are its outputs, `inputs` the refs it reads (x first), `roles` the
-    names of the further inputs among them. The last `exports` types are those of exports."""
+    names of the further inputs among them. The last `exports` types are those of exports; `depth`
+    is the longest path of ops up to here, identities not counted."""
 
     op: str
     args: Mapping[str, Scalar] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Term:
     cost: Cost = field(default_factory=Cost)
     causal: bool = True
     exports: int = 0
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,10 @@ def kind_of(value: object) -> str:
 class Typing:
     """`Algebra` over an op table, for one task interface. Holds no state of a derivation."""
 
-    def __init__(self, table: Mapping[str, Op], interface: Interface) -> None:
-        self.table, self.interface = table, interface
+    def __init__(
+        self, table: Mapping[str, Op], interface: Interface, *, depth: int | None = None
+    ) -> None:
+        self.table, self.interface, self.depth = table, interface, depth
         self._signatures = {name: op.signature for name, op in table.items()}
         self._inputs = {
             name: Ref(Term("input", {"name": name}, types=(kind,), module=name))
@@ -121,10 +125,21 @@ class Typing:
         refs = (*xs, *(ref for group in ordered.values() for ref in group))
         roles = tuple(name for name, group in ordered.items() for _ in group)
         exports = len(row.signature.exports)
-        term = Term(op, params, constructor, refs, roles, outs, site.module, cost, causal, exports)
+        depth = self._deeper(refs, op, site)
+        term = Term(
+            op, params, constructor, refs, roles, outs, site.module, cost, causal, exports, depth
+        )
         made = tuple(Ref(term, i) for i in range(len(outs)))
         value = made if isinstance(out, tuple) and not exports else made[0]
-        return Applied(value, cost.params, cost.flops, constructor)
+        memory = 0 if op == "id" else 4 * sum(t.numel for t in outs) + cost.activation
+        return Applied(value, cost.params, cost.flops, constructor, memory)
+
+    def _deeper(self, refs: Sequence[Ref], op: str, site: Site) -> int:
+        """The longest path of ops that ends here; fold and unfold count, as in `totals`."""
+        depth = max((ref.term.depth for ref in refs), default=0) + (op != "id")
+        if self.depth is not None and depth > self.depth:
+            raise refuse(f"'{op}' lies deeper than {self.depth} ops", site.node)
+        return depth
 
     def _several(
         self, row: Op, inputs: Mapping[str, object], site: Site
@@ -219,7 +234,10 @@ class Typing:
         if not isinstance(value, Ref) or value.type.kind != "items":
             raise refuse(f"'items' needs items[N;type], got {kind_of(value)}", site.node)
         inner = value.type.items[0]
-        return Ref(Term("fold", {}, {}, (value,), (), (inner,), site.module, Cost(), True))
+        depth = self._deeper((value,), "fold", site)
+        return Ref(
+            Term("fold", {}, {}, (value,), (), (inner,), site.module, Cost(), True, depth=depth)
+        )
 
     def unfold(self, value: object, outer: object, site: Site) -> object:
         inner = self._one(value, "items", site)
@@ -229,7 +247,21 @@ class Typing:
         if inner.type.kind == "vec":
             kind = TensorType("seq", (count, inner.type.dim))
         made = {"count": count}
-        return Ref(Term("unfold", made, made, (inner,), (), (kind,), site.module, Cost(), False))
+        depth = self._deeper((inner,), "unfold", site)
+        return Ref(
+            Term(
+                "unfold",
+                made,
+                made,
+                (inner,),
+                (),
+                (kind,),
+                site.module,
+                Cost(),
+                causal=False,
+                depth=depth,
+            )
+        )
 
     def finish(self, value: object, site: Site) -> object:
         if isinstance(value, dict):

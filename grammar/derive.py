@@ -63,7 +63,7 @@ class Walk(Structure):
         self.modules: dict[str, object] = {}
         self.lets: dict[str, Expr] = {}
         self.layers: dict[str, int] = {}
-        self.nodes = self.params = self.flops = self.refusals = 0
+        self.nodes = self.params = self.flops = self.memory = self.refusals = 0
         self.furthest: tuple[int, SpaceError] | None = None
 
     # -- entry -------------------------------------------------------------------------------
@@ -81,16 +81,9 @@ class Walk(Structure):
                 self.note(error)
                 continue
             lets = tuple(Decl("let", n, None, body) for n, body in self.lets.items())
-            yield Derivation(
-                Space(lets, step.expr),
-                dict(self.trace),
-                value,
-                self.log_prob,
-                self.nodes,
-                self.params,
-                self.flops,
-                self.refusals,
-            )
+            costs = self.nodes, self.params, self.flops, self.refusals, self.memory
+            closed = Space(lets, step.expr)
+            yield Derivation(closed, dict(self.trace), value, self.log_prob, *costs)
 
     def note(self, error: Infeasible) -> None:
         """Keep the refusal that came furthest: it is what the user is told if nothing fits."""
@@ -333,24 +326,27 @@ class Walk(Structure):
                     f"one module of '{name}' cannot be {known} and {applied.constructor}", node
                 )
             fresh = 0 if known is not None else applied.params
-            self._afford(applied.flops, fresh, node)
+            self._afford(fresh, applied.flops, applied.memory, node)
         except Infeasible as error:
             self.note(error)
             return
         if known is None:
             self.modules[module] = applied.constructor
         self.params, self.flops = self.params + fresh, self.flops + applied.flops
+        self.memory += applied.memory
         self.layers[name] = layer + 1
         yield from self._counted(Step(closed, applied.value, scope))
         self.layers[name] = layer
         self.params, self.flops = self.params - fresh, self.flops - applied.flops
+        self.memory -= applied.memory
         if known is None:
             del self.modules[module]
 
-    def _afford(self, flops: int, params: int, node: Node) -> None:
+    def _afford(self, params: int, flops: int, memory: int, node: Node) -> None:
         for what, used, limit in (
             ("params", self.params + params, self.limits.params),
             ("flops", self.flops + flops, self.limits.flops),
+            ("bytes of activations", self.memory + memory, self.limits.memory),
         ):
             if limit is not None and used > limit:
                 raise refuse(f"{what} grow to {used:,}, more than {limit:,}", node)

@@ -49,7 +49,7 @@ class Drawn:
 
     picks: tuple[int, ...]
     log_prob: float
-    kind: Literal["exact"] = "exact"
+    kind: Literal["exact", "estimate"] = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Ranges:
 
     params: tuple[int, int]
     flops: tuple[int, int]
-    kind: Literal["exact"] = "exact"
+    kind: Literal["exact", "estimate"] = "exact"
 
 
 class _Whole(Inside):
@@ -71,9 +71,10 @@ class _Whole(Inside):
         limits: Limits,
         layered: frozenset[str],
         spent: bool,
+        cap: int | None,
     ) -> None:
         super().__init__(space, algebra, limits)
-        self.spent = spent
+        self.spent, self.cap = spent, cap
         self._memo, self._applied, self.layered = {}, {}, layered
 
     def roots(self) -> dict[int, Vertex]:
@@ -109,7 +110,8 @@ class Exact:
     The algebra's values must be hashable and equal where they mean the same; ops in `layered` get
     other constructor arguments at each use. With `spent`, only derivations that cost exactly the
     limits of params and flops count. Raises: SpaceError when nothing fits, for recursion
-    without a node budget, and for recursion that spends no node.
+    without a node budget, and for recursion that spends no node; TooLarge, a SpaceError, after
+    `cap` steps of the sums (None: never).
     """
 
     kind: Literal["exact"] = "exact"
@@ -122,9 +124,10 @@ class Exact:
         *,
         layered: frozenset[str] = frozenset(),
         spent: bool = False,
+        cap: int | None = None,
     ) -> None:
         self.space, self.limits = space, limits or Limits()
-        walk = _Whole(space, algebra, self.limits, layered, spent)
+        walk = _Whole(space, algebra, self.limits, layered, spent, cap)
         with deep():
             self.sizes = walk.roots()
         if not self.sizes:
@@ -202,16 +205,7 @@ class Exact:
     def sample(self, rng: random.Random) -> Drawn:
         """A draw from the grammar's own distribution, conditioned on validity and budget."""
         whole = self.log_mass()
-
-        def choose(vertex: Vertex) -> Edge:
-            wheel = self._wheels.get(vertex)
-            if wheel is None:
-                top = self._logs[vertex]
-                shares = [math.exp(self._edge_log(e) - top) for e in vertex.edges]
-                wheel = self._wheels[vertex] = list(accumulate(shares))
-            return rng.choices(vertex.edges, cum_weights=wheel)[0]
-
-        picks, log_prob = _descend(self.root, choose)
+        picks, log_prob = descend(self.root, lambda vertex: self._choose(vertex, rng))
         return Drawn(picks, log_prob - whole)
 
     def uniform(self, rng: random.Random, nodes: int | None = None) -> Drawn:
@@ -233,7 +227,7 @@ class Exact:
                     return edge
             raise AssertionError("counts of a vertex and of its edges differ")
 
-        picks, _ = _descend(start, choose)
+        picks, _ = descend(start, choose)
         return Drawn(picks, -math.log(total))
 
     def best(self) -> Drawn:
@@ -245,20 +239,52 @@ class Exact:
             return math.log(edge[0]) + sum(tops[v] for v in edge[5])
 
         _fold(self.root, tops, lambda vertex: max(map(weigh, vertex.edges)))
-        picks, log_prob = _descend(self.root, lambda vertex: max(vertex.edges, key=weigh))
+        picks, log_prob = descend(self.root, lambda vertex: max(vertex.edges, key=weigh))
         return Drawn(picks, log_prob - whole)
+
+    def priced(self, rng: random.Random) -> tuple[Drawn, int, int, int]:
+        """A draw as from `sample`, and its nodes, params and flops."""
+        drawn, total = self.log_mass(), [0, 0]
+        sizes = list(self.sizes)
+        shares = [math.exp(self._log(self.sizes[n]) - drawn) for n in sizes]
+        size = rng.choices(sizes, shares)[0]
+        picks: list[int] = []
+        log_prob = 0.0
+        stack = [(self.sizes[size], 1)]
+        while stack:
+            vertex, times = stack.pop()
+            edge = self._choose(vertex, rng)
+            log_prob += math.log(edge[0])
+            if edge[1] >= 0:
+                picks.append(edge[1])
+            total[0] += times * edge[2]
+            total[1] += times * edge[3]
+            stack.extend((v, times * edge[4]) for v in reversed(edge[5]))
+        return Drawn(tuple(picks), log_prob - drawn), size, total[0], total[1]
+
+    def _choose(self, vertex: Vertex, rng: random.Random) -> Edge:
+        wheel = self._wheels.get(vertex)
+        if wheel is None:
+            top = self._logs[vertex]
+            shares = [math.exp(self._edge_log(e) - top) for e in vertex.edges]
+            wheel = self._wheels[vertex] = list(accumulate(shares))
+        return rng.choices(vertex.edges, cum_weights=wheel)[0]
 
     def replay(self, drawn: Drawn, algebra: Algebra, limits: Limits | None = None) -> Derivation:
         """The derivation of a draw under the algebra that builds it; it never meets a refusal.
 
         `limits` replaces those of the sums, where these were in units of their own.
         """
-        chooser = Ordered(drawn.picks)
-        bounds = replace(limits or self.limits, depth=100_000)
-        derivation = next(derivations(self.space, chooser, algebra, bounds))
-        assert derivation.refusals == 0
-        assert chooser.taken == len(drawn.picks)
-        return derivation
+        return replay(self.space, drawn, algebra, limits or self.limits)
+
+
+def replay(space: Space, drawn: Drawn, algebra: Algebra, limits: Limits) -> Derivation:
+    """The derivation of a draw; rules may nest as deep as they like."""
+    chooser = Ordered(drawn.picks)
+    derivation = next(derivations(space, chooser, algebra, replace(limits, depth=100_000)))
+    assert derivation.refusals == 0
+    assert chooser.taken == len(drawn.picks)
+    return derivation
 
 
 def _fold(root: Vertex, known: dict[Vertex, T], one: Callable[[Vertex], T]) -> T:
@@ -278,7 +304,7 @@ def _fold(root: Vertex, known: dict[Vertex, T], one: Callable[[Vertex], T]) -> T
     return known[root]
 
 
-def _descend(root: Vertex, choose: Callable[[Vertex], Edge]) -> tuple[tuple[int, ...], float]:
+def descend(root: Vertex, choose: Callable[[Vertex], Edge]) -> tuple[tuple[int, ...], float]:
     """The picks of one way down, in the order of the walk, and the logarithm of their weight."""
     return _collect(_edges(root, choose))
 

@@ -134,7 +134,7 @@ class Inside(Flow):
         there = spot._replace(address=address, near=address)
         draft: Draft = {}
         for out, vertex in self.walk(body.args[0].value, at._replace(spot=there), x, low, high):
-            costs = (count * out.nodes, count * out.params, count * out.flops)
+            costs = [count * c for c in (out.nodes, out.params, out.flops, out.memory)]
             scaled = Out(None, (), out.store, *costs)
             grown = self.grow(Out(None, (), ()), (out.value,) * count, scaled)
             if grown is not None:

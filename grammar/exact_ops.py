@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from grammar.ast import Call, Expr, Node
 from grammar.domain import Scalar
+from grammar.errors import SpaceError
 from grammar.exact_state import (
     EMPTY,
     EVERY,
@@ -28,8 +29,13 @@ from grammar.exact_values import Fill, Roots, State
 from grammar.values import Values
 from grammar.walk import Applied, Infeasible, Site, refuse
 
+
+class TooLarge(SpaceError):
+    """The sums are longer than allowed; an estimate may still be had."""
+
+
 Found: TypeAlias = Iterator[tuple[Out, Vertex]]
-Answer: TypeAlias = tuple[object, int, int, object]
+Answer: TypeAlias = tuple[object, int, int, object, int]
 
 
 @runtime_checkable
@@ -64,6 +70,12 @@ class Ops(Fill):
         """The outcomes of `expr` with `low..high` nodes."""
         raise NotImplementedError
 
+    def step(self, count: int) -> None:
+        """Count the work. Raises: TooLarge beyond the cap."""
+        self.steps += count
+        if self.cap is not None and self.steps > self.cap:
+            raise TooLarge(f"the sums over this space take more than {self.cap:,} steps")
+
     def chain(self, parts: Sequence[Part], start: Out, size: int) -> Table:
         """The parts one after the other; of exactly `size` nodes, unless that is EVERY."""
         rest = [0]
@@ -89,14 +101,17 @@ class Ops(Fill):
     def grow(self, state: Out, value: object, more: Out) -> Out | None:
         """`state` followed by `more`, with this value; None where that is over the budget."""
         params, flops = state.params + more.params, state.flops + more.flops
-        if self.limits.params is not None and params > self.limits.params:
+        memory, limits = state.memory + more.memory, self.limits
+        if limits.params is not None and params > limits.params:
             return None
-        if self.limits.flops is not None and flops > self.limits.flops:
+        if limits.flops is not None and flops > limits.flops:
+            return None
+        if limits.memory is not None and memory > limits.memory:
             return None
         binds = state.binds
         if more.binds:
             binds = tuple(sorted({**dict(binds), **dict(more.binds)}.items(), key=lambda b: b[0]))
-        return Out(value, binds, more.store, state.nodes + more.nodes, params, flops)
+        return Out(value, binds, more.store, state.nodes + more.nodes, params, flops, memory)
 
     def branches(
         self, items: Sequence[Expr], at: State, xs: Sequence[object], *, copies: bool
@@ -222,7 +237,7 @@ class Ops(Fill):
     def _outcome(
         self, name: str, made: Answer, node: Node, at: State, state: Out, before: Vertex
     ) -> tuple[Out, Vertex] | None:
-        value, cost, flops, constructor = made
+        value, cost, flops, constructor, memory = made
         store: Store = state.store
         if at.spot.module:
             path = f"!{at.spot.module}/{name}"
@@ -233,8 +248,9 @@ class Ops(Fill):
             cost = 0 if known is not None else cost
             if known is None and root(path) in at.wanted:
                 store = put(store, path, constructor)
-        counted = self.limits.params is not None, self.limits.flops is not None
-        more = Out(None, (), store, 1, cost * counted[0], flops * counted[1])
+        limits = self.limits
+        a, b, c = (limit is not None for limit in (limits.params, limits.flops, limits.memory))
+        more = Out(None, (), store, 1, cost * a, flops * b, memory * c)
         grown = self.grow(state, value, more)
         if grown is None:
             return None
@@ -262,7 +278,7 @@ class Ops(Fill):
                 self.note(error)
                 made = ()
             self._applied[key] = tuple(
-                (m.value, m.params, m.flops, frozen_of(m.constructor)) for m in made
+                (m.value, m.params, m.flops, frozen_of(m.constructor), m.memory) for m in made
             )
         return self._applied[key]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grammar.ast import (
+    Alt,
     Bind,
     Call,
     Choice,
@@ -32,7 +33,8 @@ ENDLESS = 1 << 40
 @dataclass(frozen=True, slots=True)
 class Refs:
     """What a text names itself (`names`), the declarations it reaches through calls, the `@names`
-    read in it and below, the names it may leave bound, and whether `same` or `tied` is within."""
+    read in it and below, the names it may leave bound, and whether it has a `same` or `tied` that
+    means copies made further out."""
 
     names: frozenset[str]
     decls: frozenset[str]
@@ -64,24 +66,28 @@ class Static:
             self._kept.append(expr)
         return found
 
-    def _own(self, node: Node) -> tuple[set[str], set[str], bool]:
+    def _own(self, node: Node) -> tuple[set[str], set[str], set[str]]:
+        """Names, reads, and those names that are not within copies of the text's own."""
         names: set[str] = set()
         reads: set[str] = set()
-        anchored = False
-        stack = [node]
+        loose: set[str] = set()
+        stack = [(node, True)]
         while stack:
-            item = stack.pop()
-            if isinstance(item, Name):
-                names.add(item.id)
-            elif isinstance(item, Call):
-                names.add(item.name)
-                anchored = anchored or item.name in ("same", "tied")
+            item, free = stack.pop()
+            if isinstance(item, Name | Call):
+                name = item.id if isinstance(item, Name) else item.name
+                names.add(name)
+                if free:
+                    loose.add(name)
+                free = free and name not in ("each", "cross")
+                stack.extend((d, free) for d in self._defaults(item))
             elif isinstance(item, Value):
                 reads.add(item.name)
-            stack.extend(children(item))
-            if isinstance(item, Name | Call):
-                stack.extend(self._defaults(item))
-        return names, reads, anchored
+            elif isinstance(item, Repeat):
+                free = False
+            inner = (item.body,) if isinstance(item, Alt) else children(item)  # not the weight
+            stack.extend((child, free) for child in inner)
+        return names, reads, loose
 
     def _defaults(self, node: Name | Call) -> list[Node]:
         """The caller's side of a call holds the texts of parameters that were left out."""
@@ -100,14 +106,23 @@ class Static:
                     todo.append(other)
         return frozenset(seen)
 
+    def _loose(self, names: set[str]) -> set[str]:
+        """What is met from these names without going through copies."""
+        seen, todo = set(names), list(names)
+        while todo:
+            name = todo.pop()
+            more = self._direct[name][2] - seen if name in self.decls else set()
+            seen |= more
+            todo.extend(more)
+        return seen
+
     def _make(self, expr: Node) -> Refs:
-        names, reads, anchored = self._own(expr)
+        names, reads, loose = self._own(expr)
         decls = {n for n in names if n in self.decls}
         decls |= {r for n in decls for r in self._reach[n]}
         for name in decls:
-            _, more, inner = self._direct[name]
-            reads |= more
-            anchored = anchored or inner
+            reads |= self._direct[name][1]
+        anchored = bool(self._loose(loose) & {"same", "tied"})
         binds: set[str] = set()
         stack: list[Node] = [expr]
         while stack:

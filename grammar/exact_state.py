@@ -130,13 +130,15 @@ class Vertex:
     (share, pick, params, flops, times, children)
 
     share: probability of the alternative taken here; pick: its index, -1 where none was asked for;
-    params and flops: what is spent here; times: copies that the children stand for.
+    params and flops: what is spent here; times: copies that the children stand for. `log` is the
+    logarithm of the vertex's mass, once it has been asked for.
     """
 
-    __slots__ = ("edges",)
+    __slots__ = ("edges", "log")
 
     def __init__(self, edges: "list[Edge]") -> None:
         self.edges = edges
+        self.log: float | None = None
 
 
 Edge: TypeAlias = tuple[float, int, int, int, int, tuple[Vertex, ...]]
@@ -151,6 +153,7 @@ class Out(NamedTuple):
     nodes: int = 0
     params: int = 0
     flops: int = 0
+    memory: int = 0
 
 
 Table: TypeAlias = dict[Out, Vertex]

@@ -66,6 +66,8 @@ class Fill:
         self.lets = {d.name: d.body for d in space.decls if d.kind == "let"}
         self.static = Static(self.decls, self.signatures)
         self.refusal: SpaceError | None = None
+        self.cap: int | None = None
+        self.steps = 0
         self._envs: dict[object, Env] = {}
         self._reaches: dict[tuple[int, Env], Reach] = {}
         self._shares: dict[int, tuple[float, ...]] = {}

@@ -60,6 +60,7 @@ class Flow(Ops):
         else:
             sizes = range(max(low, reach.floor), high + 1)
             tables = [self.table(expr, cut, x, n) for n in sizes]
+        self.step((sum(map(len, tables)) + len(tables)) * (1 + 2 * len(at.store)))
         for table in tables:
             for out, vertex in table.items():
                 if low <= out.nodes <= high:

@@ -41,12 +41,13 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """An op's result: its value (a tuple for several) and its price."""
+    """An op's result: its value (a tuple for several) and its price; `memory` is in bytes."""
 
     value: object
     params: int = 0
     flops: int = 0
     constructor: object = None
+    memory: int = 0
 
 
 class Algebra(Protocol):
@@ -122,12 +123,14 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a derivation may cost; None is free. `nodes` counts op occurrences."""
+    """What a derivation may cost; None is free. `nodes` counts op occurrences, `depth` the nesting
+    of rules, `memory` the bytes that one sample keeps for the backward pass."""
 
     nodes: int = 20_000
     params: int | None = None
     flops: int | None = None
     depth: int = 200
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +149,4 @@ class Derivation:
     params: int
     flops: int
     refusals: int
+    memory: int = 0
