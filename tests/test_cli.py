@@ -105,3 +105,25 @@ def test_a_search_ends_in_a_verified_folder_and_resumes(tmp_path: Path) -> None:
     other = run("search", "conv2d(dim=4) >> head", *words[2:], runs=tmp_path / "runs")
     assert other.returncode == 2
     assert "space" in other.stderr + other.stdout
+
+
+def test_space_prob_and_sample_print_what_scripts_rely_on() -> None:
+    text, face = "({id | linear(dim=8|16) | relu} * 1..2) >> head", "seq[6,8]->scores[4]"
+    told = json.loads(run("space", text, "--input", face, "--json").stdout)
+    assert {"rules", "proper", "radius", "counts", "params_range", "flops_range"} <= set(told)
+    assert (told["kind"], told["counts"]) == ("exact", {"2": "4", "3": "16"})
+    known = json.loads(run("prob", text, "relu >> relu >> head", "--input", face, "--json").stdout)
+    assert known["derivations"] == 1
+    assert known["kind"] == "exact"
+    words = ("sample", text, "--input", face, "-n", "3", "--uniform", "--nodes", "2", "--json")
+    rows = [json.loads(line) for line in run(*words).stdout.splitlines()]
+    assert [row["nodes"] for row in rows] == [2, 2, 2]
+    assert {"text", "hash", "log_prob", "params", "flops", "nodes", "kind"} == set(rows[0])
+    assert "exact" in run("space", text, "--input", face).stdout
+
+
+def test_prob_names_the_first_part_that_the_space_cannot_derive() -> None:
+    found = run("prob", "attention", "embed(dim=64) >> residual(rms_norm >> gru) >> head")
+    assert found.returncode == 2
+    assert "the space derives nothing with this 'gru'" in found.stderr
+    assert "^^^" in found.stderr
