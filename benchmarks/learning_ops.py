@@ -36,7 +36,7 @@ EXAMPLES: dict[str, str] = {
     "transnormer_attn": "transnormer_attn(heads=2)",
     "gla": "gla(heads=2)",
     "simple_gla": "simple_gla(heads=2)",
-    "hgrn2": "hgrn2",
+    "hgrn2": "hgrn2(head_dim=32)",
     "mamba2": "mamba2",
     "delta_net": "delta_net(heads=2)",
     "gated_delta_net": "gated_delta_net(heads=2)",
