@@ -18,7 +18,8 @@ from ops.spec import Cost, Op, TensorType, need
 class FourierMixer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         wide = blank(x, mask).to(torch.promote_types(x.dtype, torch.float32))
-        return torch.fft.fft2(wide, dim=(-2, -1)).real.to(x.dtype)
+        y: Tensor = torch.fft.fft2(wide, dim=(-2, -1)).real.to(x.dtype)
+        return y
 
 
 def _shape(x: TensorType) -> TensorType:

@@ -46,7 +46,7 @@ class GatedDeltaNet(nn.Module):
     def parts(self, x: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
         """q (scaled), k, v [B, heads, T, .], b and log a [B, heads, T]."""
         width = self.heads * self.key
-        split = seen.split([width, width, self.heads * self.value], -1)
+        split = torch.split(seen, [width, width, self.heads * self.value], -1)
         q, k, v = (heads_first(z, self.heads) for z in split)
         q, k = (head_norm(z, 1e-6 / self.key) * self.key**-0.5 for z in (q, k))
         raw, beta = self.rates(x).chunk(2, -1)
