@@ -19,7 +19,7 @@ from grammar.exact_ops import TooLarge
 from grammar.sequential import Sequential
 from grammar.walk import Limits
 
-CAP = 400_000
+CAP = 150_000
 PILOT = 100  # proposals that decide whether the sequential way is passable: one in twenty is
 DRAWN_NODES = 100  # the most nodes drawn from a recursive space, unless a budget is given
 

@@ -8,13 +8,14 @@ import pytest
 
 from einspace.candidates import Frame, candidate_of, frame
 from einspace.interface import Interface
+from einspace.library import shipped
 from einspace.membership import probability
 from einspace.space_facts import candidate, exact_of
-from grammar.derive import derivations
+from grammar.derive import derivations, derive
 from grammar.errors import SpaceError
 from grammar.normal import text_of
-from grammar.walk import First
-from ops.spec import scores, seq
+from grammar.walk import First, Replay
+from ops.spec import image, scores, seq
 from search.tasks import find
 
 TASK = Interface({"x": seq(6, 8)}, scores(4))
@@ -95,3 +96,18 @@ def test_the_first_part_that_cannot_be_derived_is_shown() -> None:
         probability(space, text)
     assert caught.value.span is not None
     assert text[caught.value.span.start : caught.value.span.end] == "gru"
+
+
+@pytest.mark.slow
+def test_a_seed_of_einspace_is_a_member_of_the_space() -> None:
+    """With as many nodes as it has; its derivations differ in where sequences are cut."""
+    text = shipped("seeds")["resnet10"].text
+    space = frame("einspace", Interface({"x": image(3, 64, 64)}, scores(10)), max_nodes=62)
+    member = probability(space, text)
+    assert member.kind == "estimate"
+    assert member.derivations > 10**9
+    found, _ = derive(space.space, Replay(member.trace, First()), space.typing, space.limits)
+    assert (
+        text_of(found.closed, space.typing.signatures)[1]
+        == candidate_of(text, space.typing.interface).hash
+    )
