@@ -112,9 +112,10 @@ def _tpe(place: Frame, table: Table, seed: int, trials: int) -> list[float | Non
     return values
 
 
-def _ours(
+def searched(
     place: Frame, table: Table, name: str, seed: int, trials: int, first: Candidate | None
-) -> list[float | None]:
+) -> list[TrialRecord]:
+    """The trials of one of our strategies; `first` is tried first."""
     strategy = find(name)
     rows: list[TrialRecord] = []
     known: set[str] = set()
@@ -136,7 +137,7 @@ def _ours(
         value = value_of(table, found.hash)
         status = "ok" if value is not None else "nan"
         rows.append(TrialRecord(number, status, found.text, found.hash, value, trace=found.trace))
-    return [row.value for row in rows]
+    return rows
 
 
 def seed_of(place: Frame, text: str) -> Candidate:
@@ -157,7 +158,8 @@ def search(job: tuple[str, str, int, int, Path]) -> Run:
     else:
         warm = strategy == "warm"
         first = seed_of(place, WARM[task]) if warm else None
-        values = _ours(place, table, "bayes_evolution" if warm else strategy, seed, trials, first)
+        name = "bayes_evolution" if warm else strategy
+        values = [r.value for r in searched(place, table, name, seed, trials, first)]
     return Run(task, strategy, seed, tuple(values), round(time.process_time() - start, 2))
 
 
