@@ -39,8 +39,12 @@ def main() -> None:
     print(f"{'what':<24}{'n':>5}{'p50 ms':>9}{'p95 ms':>9}")
     for name, row in shipped("spaces").items():
         assert row.task is not None
-        interface = find(row.task).interface
-        place, rng = frame(name, interface), random.Random(0)
+        goal = find(row.task)
+        interface = goal.interface
+        # The budget of a search; without one, recursive spaces reach what nobody would train.
+        limits = goal.budget.max_params or 1_000_000, goal.budget.max_flops
+        place = frame(name, interface, max_params=limits[0], max_flops=limits[1])
+        rng = random.Random(0)
         times = []
         for _ in range(args.n):
             text = sample(place, rng).text

@@ -44,16 +44,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--run", type=int, default=500)
+    parser.add_argument("--spaces", default="", help="names with commas between; default all")
     args = parser.parse_args()
     torch.set_num_threads(1)
     columns = ("draws", 8), ("per CPU-s", 11), ("2nd try %", 11), ("distinct", 10), ("ran", 6)
     print(f"{'space':<12}" + "".join(f"{h:>{w}}" for h, w in (*columns, ("bad", 5))))
+    chosen_spaces = args.spaces.split(",") if args.spaces else list(shipped("spaces"))
     for name, row in shipped("spaces").items():
+        if name not in chosen_spaces:
+            continue
         assert row.task is not None
-        interface = find(row.task).interface
-        place, rng = frame(name, interface), random.Random(0)
+        goal = find(row.task)
+        interface = goal.interface
+        # The budget of a search; without one, recursive spaces reach what nobody would train.
+        limits = goal.budget.max_params or 1_000_000, goal.budget.max_flops
+        place = frame(name, interface, max_params=limits[0], max_flops=limits[1])
+        rng = random.Random(0)
+        draws = [sample(place, rng)]  # The sums of the space are built at the first draw.
         start = time.process_time()
-        draws = [sample(place, rng) for _ in range(args.n)]
+        draws += [sample(place, rng) for _ in range(args.n - 1)]
         seconds = time.process_time() - start
         again = 100 * sum(d.tries > 1 for d in draws) / len(draws)
         chosen = draws[:: max(1, len(draws) // args.run)][: args.run]
