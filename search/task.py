@@ -40,11 +40,14 @@ class Data:
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Fidelities in epochs: a trial trains `epochs`, is reported at each and may be pruned from
-    `min_epochs` on; the winner trains `epochs * final_factor`. `max_flops`/`max_params` bound
-    what a derivation may cost (None: free)."""
+    `min_epochs` on, or ends early after `patience` epochs without a better value (None: never;
+    the learning rate keeps the schedule of all epochs); the winner trains
+    `epochs * final_factor`. `max_flops`/`max_params` bound what a derivation may cost (None:
+    free)."""
 
     epochs: int
     min_epochs: int = 1
+    patience: int | None = None
     final_factor: int = 3
     batch: int = 64
     max_params: int | None = None

@@ -13,7 +13,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol, cast
@@ -94,7 +94,8 @@ def train(
     """Train `model` in place and measure it.
 
     `val`: each epoch (from 1) is measured on the validation part and reported; a true answer from
-    the task's `min_epochs` on ends the trial as pruned. `test`: training reads train and
+    the task's `min_epochs` on ends the trial as pruned; where the task has a `patience`, a trial
+    ends as ok once that many epochs have brought nothing better. `test`: training reads train and
     validation, nothing is reported, and the test part is read once, at the end. A loss or metric
     that is not finite ends the trial as nan. The caller seeds the initial weights.
     """
@@ -126,7 +127,17 @@ def train(
         stop = measure == "val" and report is not None and report(epoch, value)
         if stop and task.budget.min_epochs <= epoch < epochs:
             return log.result("pruned", model, where, value=value)
+        if measure == "val" and stalled(task, log.curves[f"val_{task.metric}"]):
+            break
     return log.result("ok", model, where, value=value)
+
+
+def stalled(task: Task, curve: Sequence[float]) -> bool:
+    """Whether the last `patience` epochs brought nothing better than what was before them."""
+    patience, sign = task.budget.patience, 1.0 if task.direction == "maximize" else -1.0
+    if patience is None or len(curve) <= max(patience, task.budget.min_epochs):
+        return False
+    return max(sign * v for v in curve[-patience:]) <= max(sign * v for v in curve[:-patience])
 
 
 def evaluate_split(model: nn.Module, task: Task, split: Split, batch: int) -> float:

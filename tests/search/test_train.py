@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from einspace.load import load
 from einspace.result import Result
 from search.task import Data, Split
-from search.train import Report, evaluate_split, rate, train
+from search.train import Report, evaluate_split, rate, stalled, train
 from tests.search.small import TASK
 from tests.search.sources import source
 
@@ -189,3 +189,29 @@ def test_only_the_leading_rows_are_validated_where_the_task_says_so() -> None:
 def test_a_training_needs_an_epoch() -> None:
     with pytest.raises(ValueError, match="epochs=0"):
         _train(epochs=0)
+
+
+def test_patience_counts_epochs_without_a_better_value() -> None:
+    task = replace(TASK, budget=replace(TASK.budget, patience=2, min_epochs=1))
+    up, down = replace(task, direction="maximize"), replace(task, direction="minimize")
+    assert not stalled(up, [0.5, 0.4])
+    assert stalled(up, [0.5, 0.4, 0.5])
+    assert not stalled(up, [0.5, 0.4, 0.6])
+    assert stalled(down, [0.5, 0.6, 0.5])
+    assert not stalled(down, [0.5, 0.6, 0.4])
+    assert not stalled(TASK, [0.5, 0.4, 0.3, 0.2, 0.1])
+    late = replace(up, budget=replace(up.budget, min_epochs=4))
+    assert not stalled(late, [0.5, 0.4, 0.3])
+
+
+def test_a_training_that_no_longer_gains_ends_early_as_ok() -> None:
+    task = replace(TASK, budget=replace(TASK.budget, patience=1))
+    torch.manual_seed(0)
+    net = load(source("pass"))()
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    next(iter(net.parameters())).requires_grad_(True)
+    result = train(net, task, TASK.load(0), seed=0, epochs=9, lr=0.0, weight_decay=0.0)
+    assert result.status == "ok"
+    assert result.metrics["epochs"] == 2
+    assert len(result.curves["val_acc"]) == 2
