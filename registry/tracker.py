@@ -292,14 +292,25 @@ class Projector:
         try:
             project(record, self.uri, finished=finished)
         except tracking_errors() as error:
-            if not self.told:
-                self.tell(
-                    f"MLflow could not be written ({first_line(error)}); the study is complete "
-                    f"without it, and `einspace repair {record.study}` brings it up to date"
-                )
-            self.told = True
+            self._failed(record.study, "written", error)
             return False
         return True
+
+    def runs(self, study: str) -> dict[int, str]:
+        """`run_ids`; none where MLflow cannot be read."""
+        try:
+            return run_ids(self.uri, study)
+        except tracking_errors() as error:
+            self._failed(study, "read", error)
+            return {}
+
+    def _failed(self, study: str, what: str, error: Exception) -> None:
+        if not self.told:
+            self.tell(
+                f"MLflow could not be {what} ({first_line(error)}); the study is complete "
+                f"without it, and `einspace repair {study}` brings it up to date"
+            )
+        self.told = True
 
 
 def tracking_errors() -> tuple[type[Exception], ...]:

@@ -17,6 +17,7 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
+from grammar.errors import StudyError
 from search.study import Ledger
 
 BEAT = 15.0
@@ -119,7 +120,7 @@ class Beat:
                 self._ledger.note(self._number, lease=asdict(own_lease()))
             except optuna.exceptions.UpdateFinishedTrialError:
                 return
-            except (OSError, optuna.exceptions.StorageInternalError):
+            except (OSError, StudyError, optuna.exceptions.StorageInternalError):
                 continue  # A full disk or a lost connection: the next beat may succeed.
 
     def __enter__(self) -> "Beat":

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -114,6 +114,23 @@ class JournalLock:
             self._handle = None
 
 
+class Journal(JournalFileBackend):
+    """Optuna's journal; a record that cannot be written is an error that ends the search.
+
+    A worker that dies of it would only be replaced by another one that dies of it.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Raises: StudyError, such as for a full disk."""
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise StudyError(
+                f"cannot write to {self._file_path}: {error.strerror or error}",
+                hint="make room or mend the folder, then run the same command again to go on",
+            ) from error
+
+
 def cut_tail(file: BinaryIO) -> int:
     """Cuts an unfinished last record off; gives the bytes cut. The caller holds the lock."""
     size = end = file.seek(0, os.SEEK_END)
@@ -169,7 +186,7 @@ def journal_storage(folder: Path) -> JournalStorage:
         lock.acquire()
         lock.release()
         # JournalLock has the two methods Optuna calls; its base class is not public.
-        return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))  # type: ignore[arg-type]
+        return JournalStorage(Journal(str(journal), lock_obj=lock))  # type: ignore[arg-type]
     except OSError as error:
         raise _unwritable(folder, error) from error
     except (KeyError, TypeError, ValueError) as error:
