@@ -281,11 +281,9 @@ def seeds(json: Json = False) -> None:
 
 
 def _summary(record: "SearchRecord") -> dict[str, Any]:
-    from registry.tracker import run_ids, tracking_uri
-    from search.storage import runs_dir
     from search.summary import summary
 
-    return summary(record, run_ids(tracking_uri(runs_dir()), record.study))
+    return summary(record, _projector().runs(record.study))
 
 
 def _show_summary(record: "SearchRecord", as_json: bool) -> None:
@@ -530,9 +528,16 @@ def report(
     storage: str | None = None,
 ) -> None:
     """Write the report page of a study."""
+    from grammar.errors import ExportError
     from registry.report import report_page
 
-    out.write_text(report_page(_record(study, storage)), encoding="utf-8")
+    page = report_page(_record(study, storage))
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {out}: {error.strerror or error}", hint="give another file with -o"
+        ) from error
     _say(f"wrote {out}")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.search.small_search import ledger, use_runs
+
 ROOT = Path(__file__).resolve().parent.parent
 FLAT = ("--input", "seq[4,8]")
 SPACE = "conv2d(dim=4|8, kernel=3) >> relu >> head"
@@ -202,6 +204,15 @@ def test_an_export_into_a_folder_in_use_or_a_format_not_there_is_told(tmp_path: 
     found = run("export", "relu", "-o", "new", "--format", "zip", *FLAT, cwd=tmp_path)
     told(found, "'zip' is not there", "onnx")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_a_report_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_runs(monkeypatch, tmp_path / "runs")
+    ledger("small")
+    for out, fact in (("no/r.html", "No such file"), (".", "Is a directory")):
+        told(run("report", "small", "-o", out, cwd=tmp_path), f"cannot write {out}", fact, "-o")
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
