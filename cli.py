@@ -5,6 +5,7 @@ Heavy imports stay inside the commands, so that `--help` is quick.
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -550,7 +551,7 @@ def repair(study: Runs, storage: str | None = None) -> None:
 
 @app.command()
 def export(
-    what: Annotated[str, typer.Argument(help="a study, or an architecture")],
+    what: Annotated[str, typer.Argument(help="a study, a trial's MLflow run, or an architecture")],
     out: Annotated[Path, typer.Option("-o", help="the folder to write")],
     task: TaskOption = None,
     input: InputOption = None,
@@ -566,11 +567,14 @@ def export(
     from registry.export import check_out
     from registry.export import export as write
     from registry.formats import check_format
+    from registry.tracker import trial_of
     from search.storage import known_studies
     from search.texts import compiled
 
     check_format(format)
     check_out(out, force=force)
+    if trial is None and re.fullmatch("[0-9a-f]{32}", what):  # what MLflow calls its runs
+        what, trial = trial_of(_projector().uri, what) or (what, None)
     if what in known_studies():
         _finish(what, storage, out, force, format, trial)
     elif trial is not None:

@@ -98,6 +98,19 @@ def run_ids(uri: str, study: str) -> dict[int, str]:
     return {int(r.data.tags["optuna.trial"]): r.info.run_id for r in rows}
 
 
+def trial_of(uri: str, run_id: str) -> tuple[str, int] | None:
+    """The study and number of a trial's run id; None where it is the run of no trial."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client_of(uri).get_run(run_id).data.tags
+    except MlflowException:
+        return None
+    if "optuna.trial" not in tags or "nas.study" not in tags:
+        return None
+    return str(tags["nas.study"]), int(tags["optuna.trial"])
+
+
 def study_run(uri: str, study: str) -> str | None:
     """The run id of the study itself."""
     rows = _found(uri, study, "search")

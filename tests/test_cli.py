@@ -102,6 +102,15 @@ def test_a_search_ends_in_a_verified_folder_and_resumes(tmp_path: Path) -> None:
     version = client_of(uri).get_model_version_by_alias(model_name("s"), ALIAS)
     best = run_ids(uri, "s")[facts["best"]["trial"]]
     assert (version.run_id, version.tags["nas.hash"]) == (best, facts["best"]["hash"])
+    number, run_id = next(
+        (n, r) for n, r in run_ids(uri, "s").items() if n != facts["best"]["trial"]
+    )
+    taken = run("export", run_id, "-o", str(tmp_path / "other"), runs=tmp_path / "runs")
+    assert taken.returncode == 0, taken.stderr
+    told = json.loads((tmp_path / "other" / "config.json").read_text())
+    client = client_of(uri)
+    assert told["id"] == client.get_run(run_id).data.tags["nas.hash"]
+    assert told["id"] != facts["best"]["hash"], number
     other = run("search", "conv2d(dim=4) >> head", *words[2:], runs=tmp_path / "runs")
     assert other.returncode == 2
     assert "space" in other.stderr + other.stdout
