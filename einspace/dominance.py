@@ -25,17 +25,20 @@ def dominates(first: Point, second: Point) -> bool:
 
 def fronts(points: Sequence[Point]) -> list[list[int]]:
     """Indices by rank, the best rank first, ascending within a rank; equal points share one."""
-    found: list[list[int]] = []
-    for index in sorted(range(len(points)), key=lambda i: tuple(points[i])):
+    equal: dict[tuple[float, ...], list[int]] = {}
+    for index, point in enumerate(points):
+        equal.setdefault(tuple(point), []).append(index)
+    found: list[list[tuple[float, ...]]] = []
+    for point in sorted(equal):
         for members in found:
             # The latest members are the nearest in the first objective, so the likeliest to be
             # better in the others.
-            if not any(dominates(points[m], points[index]) for m in reversed(members)):
-                members.append(index)
+            if not any(dominates(member, point) for member in reversed(members)):
+                members.append(point)
                 break
         else:
-            found.append([index])
-    return [sorted(members) for members in found]
+            found.append([point])
+    return [sorted(i for point in members for i in equal[point]) for members in found]
 
 
 def crowding(points: Sequence[Point]) -> list[float]:

@@ -166,6 +166,7 @@ class Ledger:
     def __init__(self, storage: BaseStorage, setup: Setup, *, shared_lock: bool) -> None:
         self.storage, self.setup = storage, setup
         self.folder = places.study_dir(setup.name)
+        self._finished: dict[int, TrialRecord] = {}
         # A journal's workers all take the same claim lock; a database's only per host.
         self.shared_lock = shared_lock
         self.study = optuna.load_study(
@@ -180,8 +181,12 @@ class Ledger:
         return sorted(self.study.get_trials(deepcopy=False), key=lambda t: t.number)
 
     def table(self) -> tuple[TrialRecord, ...]:
-        """The trial table by number."""
-        return tuple(trial_record(t) for t in self.trials())
+        """The trial table by number; a finished trial cannot change and is read once."""
+        rows, known = self.trials(), self._finished
+        for trial in rows:
+            if trial.number not in known and trial.state.is_finished():
+                known[trial.number] = trial_record(trial)
+        return tuple(known.get(t.number) or trial_record(t) for t in rows)
 
     def note(self, number: int, **attrs: object) -> None:
         """Sets attributes `nas.<key>` of an unfinished trial, also of another process's."""

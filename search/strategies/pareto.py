@@ -15,8 +15,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from einspace.candidates import Candidate, Frame, breed, sample
-from einspace.dominance import standing
+from einspace.dominance import Point, standing
 from einspace.result import TrialRecord
 from grammar.errors import SpaceError
 from grammar.mutate import Operator
@@ -24,6 +26,27 @@ from search.strategies import generator
 
 PATIENCE = 10
 MUTATIONS: tuple[Operator, ...] = ("subtree", "parameter")
+
+
+def leading(points: Sequence[Point], count: int) -> list[int]:
+    """Indices of the points of the first fronts, as many fronts as hold `count` points.
+
+    Rank and crowding of these are the same as among all: both look at no later front. Fronts are
+    peeled off one by one, so a long table costs what its first fronts do.
+    """
+    unique, which = np.unique(np.asarray(points, dtype=float), axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    size = np.bincount(which, minlength=len(unique))
+    left, kept = np.arange(len(unique)), np.zeros(len(unique), dtype=bool)
+    while len(left) and size[kept].sum() < count:
+        # In lexicographic order, which `unique` gives, no later point dominates an earlier one.
+        rest, front = left, []
+        while len(rest):
+            front.append(rest[0])
+            rest = rest[1:][(unique[rest[1:]] < unique[rest[0]]).any(axis=1)]
+        kept[front] = True
+        left = left[~kept[left]]
+    return [int(i) for i in np.flatnonzero(kept[which])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +72,8 @@ class Pareto:
             if trial.status in ("ok", "pruned") and trial.trace
             if (point := trial.point(maximize=maximize)) is not None
         ]
+        if len(rows) > self.population:
+            rows = [rows[i] for i in leading([p for _, p in rows], self.population)]
         ranked = zip((t for t, _ in rows), standing([p for _, p in rows]), strict=True)
         members = [Member(trial, by) for trial, by in ranked]
         members.sort(key=lambda m: (m.standing, m.trial.number))

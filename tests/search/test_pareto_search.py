@@ -17,7 +17,7 @@ from search.objectives import objectives_of
 from search.records import search_record
 from search.setup import setup_of
 from search.strategies import generator
-from search.strategies.pareto import Pareto
+from search.strategies.pareto import Pareto, leading
 from search.strategies.prior import Prior
 from search.study import create, open_ledger
 from search.summary import lines, summary
@@ -219,6 +219,17 @@ def test_the_population_is_the_best_by_rank_then_by_crowding() -> None:
         rows[5],
     ]
     assert [m.trial.number for m in Pareto().members(lost, maximize=True)] == [5]
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_first_fronts_found_by_peeling_are_those_of_the_whole_sort(axes: int) -> None:
+    rng = random.Random(axes)
+    points = [tuple(float(rng.randrange(12)) for _ in range(axes)) for _ in range(150)]
+    for count in (1, 7, 20, 150):
+        kept: list[int] = []
+        for members in fronts(points):
+            kept += members if len(kept) < count else []
+        assert leading(points, count) == sorted(kept)
 
 
 def test_with_one_objective_the_population_is_the_best_ever() -> None:

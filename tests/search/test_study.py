@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from grammar.errors import StudyError
 from search import storage as places
@@ -222,3 +223,24 @@ def test_hyperband_prunes_the_worse_and_keeps_the_better() -> None:
         study.tell(trial, epoch)
     assert sum(ended[True]) / len(ended[True]) > sum(ended[False]) / len(ended[False]) + 2
     assert min(ended[False]) == 1
+
+
+def test_a_finished_trial_is_read_once_and_an_open_one_each_time() -> None:
+    book = ledger()
+    first, second = book.study.ask(), book.study.ask()
+    book.note(0, text="a")
+    book.note(1, text="b")
+    book.study.tell(first, 0.5)
+    before = book.table()
+    book.note(1, text="c", status="nan")
+    book.study.tell(second, state=TrialState.FAIL)
+    after = book.table()
+    assert after[0] is before[0]
+    assert [(t.status, t.text) for t in (*before, *after)] == [
+        ("ok", "a"),
+        ("running", "b"),
+        ("ok", "a"),
+        ("nan", "c"),
+    ]
+    assert book.table()[1] is after[1]
+    assert open_ledger("small").table() == after
