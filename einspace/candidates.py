@@ -68,7 +68,9 @@ def breed(
 
     Raises: SpaceError when nothing fits any more.
     """
-    found, used = offspring(frame.space, operator, traces, frame.typing, frame.limits, rng)
+    found, used = offspring(
+        frame.space, operator, traces, frame.typing, frame.limits, rng, frame.held.parents
+    )
     return _walked(frame, found), used
 
 

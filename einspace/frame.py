@@ -8,6 +8,7 @@ from einspace.interface import Interface
 from einspace.library import space_source
 from einspace.types import Typing
 from grammar.ast import Space
+from grammar.mutate import Parents
 from grammar.parse import parse
 from grammar.pcfg import Checked, check_space, with_values
 from grammar.walk import Limits
@@ -35,14 +36,15 @@ class Candidate:
 
 @dataclass(slots=True)
 class Held:
-    """What is built once a frame, when it is first asked for."""
+    """What is built once a frame, when it is first asked for; the last parents that bred."""
 
     sums: object = None
+    parents: Parents = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where candidates come from, checked once; `held` is what the first draw builds."""
+    """Where candidates come from, checked once; `held` is what draws and breeding build."""
 
     name: str
     text: str

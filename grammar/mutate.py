@@ -18,7 +18,7 @@ address however often it is reached, and counts once.
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -33,6 +33,7 @@ from grammar.walk import Algebra, Chooser, Derivation, Limits, Replay, Sample
 Operator: TypeAlias = Literal["subtree", "parameter", "hoist", "crossover"]
 PROPOSALS = 12  # children that an operator may propose until one differs from its parents
 PICKS = 300  # choices that the walk may make for a child beyond twice those of its parents
+REMEMBERED = 64  # parents
 
 
 class Unfit(Exception):
@@ -181,6 +182,44 @@ def crossings(first: Parent, second: Parent, rng: random.Random) -> Iterator[Pro
         yield Replay(trace, Sample(rng)), lambda child: True
 
 
+@dataclass(slots=True)
+class _Noted:
+    """`Sample` that notes whether it was asked."""
+
+    rng: random.Random
+    asked: bool = False
+
+    def pick(self, address: str, options: Sequence[int], weights: Sequence[float]) -> int:
+        self.asked = True
+        return Sample(self.rng).pick(address, options, weights)
+
+
+# Parents of one space, algebra and limits with their ids, by trace.
+Parents: TypeAlias = MutableMapping[tuple[tuple[str, int], ...], tuple[Parent, str]]
+
+
+def _walked(
+    space: Space,
+    trace: Mapping[str, int],
+    algebra: Algebra,
+    limits: Limits,
+    rng: random.Random,
+    memory: Parents,
+) -> tuple[Parent, str]:
+    """The parent and its id; remembered where the trace alone decides, nothing drawn."""
+    key = tuple(trace.items())
+    if (known := memory.get(key)) is not None:
+        return known
+    fresh = _Noted(rng)
+    made = parent(space, trace, algebra, limits, fresh)
+    found = made, text_of(made.derivation.closed, algebra.signatures)[1]
+    if not fresh.asked:
+        while len(memory) >= REMEMBERED:
+            del memory[next(iter(memory))]
+        memory[key] = found
+    return found
+
+
 def offspring(
     space: Space,
     operator: Operator,
@@ -188,17 +227,20 @@ def offspring(
     algebra: Algebra,
     limits: Limits,
     rng: random.Random,
+    memory: Parents | None = None,
 ) -> tuple[Derivation, Operator]:
     """A child of one parent (of two for `crossover`) and the operator that made it.
 
     Of up to `PROPOSALS` proposals the first is taken whose id is no parent's. An operator that
     finds none, as `hoist` where no rule meets itself, leaves the work to `subtree`; where that
-    finds none, either, the child is the parent.
+    finds none, either, the child is the parent. `memory` spares parents that breed often the walk;
+    it belongs to one space, algebra and limits, and changes no child.
 
     Raises: SpaceError when nothing fits any more.
     """
-    parents = [parent(space, trace, algebra, limits, Sample(rng)) for trace in traces]
-    known = {text_of(p.derivation.closed, algebra.signatures)[1] for p in parents}
+    memory = {} if memory is None else memory
+    walked = [_walked(space, trace, algebra, limits, rng, memory) for trace in traces]
+    parents, known = [p for p, _ in walked], {hash_ for _, hash_ in walked}
     first = parents[0]
     proposals: dict[Operator, Iterator[Proposal]] = {"subtree": subtrees(first, rng)}
     if operator == "parameter":

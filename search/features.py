@@ -77,19 +77,25 @@ def trace_features(trace: Mapping[str, int], space: Space) -> dict[str, float]:
 
 
 class Featurizer:
-    """Features of the architectures of one frame; remembers the graphs' part by id."""
+    """Features of the architectures of one frame; remembers the graphs' part by id, and the whole
+    by id and trace."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
-        self._known: dict[str, Features] = {}
+        self._graphs: dict[str, Features] = {}
+        self._known: dict[tuple[str, tuple[tuple[str, int], ...]], Features] = {}
 
     def __call__(self, text: str, hash_: str, trace: Mapping[str, int]) -> Features:
         """Features of a normal form. Raises: SpaceError if it is no architecture of the task."""
-        known = self._known.get(hash_)
-        if known is None:
+        key = hash_, tuple(trace.items())
+        if (known := self._known.get(key)) is not None:
+            return known
+        graph = self._graphs.get(hash_)
+        if graph is None:
             made, _ = derive(parse(text), Closed(), self.frame.typing, Limits())
-            known = self._known[hash_] = graph_features(typed(made, self.frame.typing))
-        return {**known, **trace_features(trace, self.frame.space)}
+            graph = self._graphs[hash_] = graph_features(typed(made, self.frame.typing))
+        found = self._known[key] = {**graph, **trace_features(trace, self.frame.space)}
+        return found
 
 
 class Columns:

@@ -93,16 +93,17 @@ def improvement(mean: Vector, deviation: Vector, best: float) -> Vector:
 
 
 class Forest:
-    """Bagged trees from scikit-learn."""
+    """Bagged trees from scikit-learn, on the matrix `x` [rows, columns.names]."""
 
-    def __init__(self, rows: Sequence[Features], targets: Vector, seed: int) -> None:
+    def __init__(self, columns: Columns, x: Matrix, targets: Vector, seed: int) -> None:
         from sklearn.ensemble import RandomForestRegressor
 
-        self._columns = Columns(rows)
-        x = self._columns.matrix(rows)
+        self._columns = columns
         # Of columns that are equal in all rows one is enough; the first by name stays.
-        _, first = np.unique(x, axis=1, return_index=True)
-        self._kept = np.sort(first)
+        first: dict[bytes, int] = {}
+        for j, column in enumerate(np.ascontiguousarray(x.T)):
+            first.setdefault(column.tobytes(), j)
+        self._kept = np.asarray(list(first.values()))
         self._model = RandomForestRegressor(
             TREES, max_features=1 / 3, random_state=seed, n_jobs=1, min_samples_leaf=1
         )
@@ -131,32 +132,32 @@ class Forest:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A Gaussian process at one point of the grid."""
+    """A Gaussian process at one point of the grid; `axes` and `inverse` are eigenvectors of the
+    kernel and the inverse eigenvalues, noise added."""
 
     length: float
     likelihood: float
     weights: Vector
-    inverse: Matrix
+    axes: Matrix
+    inverse: Vector
     scale: float
 
 
 class Gp:
-    """A Gaussian process over normalised counts and costs."""
+    """A Gaussian process over normalised counts and costs, rows of `raw` [rows, columns.names]."""
 
-    def __init__(self, rows: Sequence[Features], targets: Vector, seed: int) -> None:
-        self._columns = Columns(rows)
-        names = self._columns.names
-        self._cost = np.asarray([name in COSTS for name in names], dtype=bool)
-        raw = self._columns.matrix(rows)
+    def __init__(self, columns: Columns, raw: Matrix, targets: Vector, seed: int) -> None:
+        self._columns = columns
+        self._cost = np.asarray([name in COSTS for name in columns.names], dtype=bool)
         costs = raw[:, self._cost]
         self._centre, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9)
         self._x = self._embed(raw)
         self._shift = float(targets.mean())
         y = targets - self._shift
         distance = _distances(self._x, self._x)
-        fits = [_fit(distance, y, length, noise) for length in LENGTHS for noise in NOISES]
-        self._best = max(fits, key=lambda f: f.likelihood)
-        left_out = y - self._best.weights / np.diag(self._best.inverse)
+        fits = [fit for length in LENGTHS for fit in _fits(distance, y, length)]
+        best = self._best = max(fits, key=lambda f: f.likelihood)
+        left_out = y - best.weights / (best.axes**2 @ best.inverse)
         self.evidence = _correlation(left_out, y)
 
     def _embed(self, raw: Matrix) -> Matrix:
@@ -171,20 +172,25 @@ class Gp:
         best = self._best
         near = _matern(_distances(x, self._x), best.length)
         mean = self._shift + near @ best.weights
-        spread = 1.0 - np.einsum("ij,jk,ik->i", near, best.inverse, near, optimize=True)
+        spread = 1.0 - (near @ best.axes) ** 2 @ best.inverse
         return mean, np.sqrt(np.maximum(spread, 1e-12) * best.scale)
 
 
-def _fit(distance: Matrix, y: Vector, length: float, noise: float) -> _Fit:
-    """The signal's variance has its maximum-likelihood value, y K^-1 y / n."""
-    n = len(y)
-    kernel = _matern(distance, length) + noise * np.eye(n)
-    half = np.linalg.cholesky(kernel)
-    inverse = np.asarray(np.linalg.inv(kernel), dtype=np.float64)
-    weights: Vector = inverse @ y
-    scale = max(float(y @ weights) / n, 1e-12)
-    likelihood = -0.5 * n * math.log(scale) - float(np.log(np.diag(half)).sum())
-    return _Fit(length, likelihood, weights, inverse, scale)
+def _fits(distance: Matrix, y: Vector, length: float) -> list[_Fit]:
+    """One for each noise: they share the eigenvectors of the kernel without it.
+
+    The signal's variance has its maximum-likelihood value, y K^-1 y / n.
+    """
+    values, axes = np.linalg.eigh(_matern(distance, length))
+    n, turned, found = len(y), axes.T @ y, []
+    for noise in NOISES:
+        spectrum = np.maximum(values, 0.0) + noise
+        inverse: Vector = 1.0 / spectrum
+        weights: Vector = axes @ (turned * inverse)
+        scale = max(float(y @ weights) / n, 1e-12)
+        likelihood = -0.5 * n * math.log(scale) - 0.5 * float(np.log(spectrum).sum())
+        found.append(_Fit(length, likelihood, weights, axes, inverse, scale))
+    return found
 
 
 def _distances(a: Matrix, b: Matrix) -> Matrix:

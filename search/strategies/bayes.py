@@ -13,9 +13,11 @@ than one training step. `bayes(surrogate=...)` fixes it for experiments.
 Improvement is over the best *predicted* value of a known trial, not over the best measured one:
 a lucky measurement would otherwise stop the search from looking near it.
 
-Rows: the `best` and the `recent` trials, so the fit costs the same at trial 5,000 as at 500. What
-is running is known, so it is not proposed again, but has no say. The fit is remembered by table
-within the process; nothing else is, and a proposal depends on (table, seed, number, redraw) alone.
+Rows: the `best` and the `recent` trials, so the fit costs the same at trial 5,000 as at 500; the
+last `n % (n // LATE)` of n trials wait for the next fit, so a fit serves a hundredth of the trials.
+What is running is known, so it is not proposed again, but has no say. What is remembered within
+the process (the fit by its rows, features) spares work and decides nothing: a proposal depends on
+(table, seed, number, redraw) alone.
 """
 
 import math
@@ -28,13 +30,14 @@ import numpy as np
 
 from einspace.candidates import Candidate, Frame, sample
 from einspace.result import TrialRecord
-from search.features import Featurizer
+from search.features import Columns, Featurizer
 from search.strategies import generator
 from search.strategies.evolution import Evolution
 from search.surrogate import FAILED, Forest, Gp, Surrogate, improvement, normal, scores
 
 Kind: TypeAlias = Literal["forest", "gp", "evidence"]
 Proposal: TypeAlias = tuple[Candidate, str]
+LATE = 100
 MAKERS: Mapping[str, Callable[..., Surrogate]] = {"forest": Forest, "gp": Gp}
 
 
@@ -50,7 +53,7 @@ class Fitted:
 class Model:
     """Surrogates of tables; remembers features by architecture and the last fit."""
 
-    def __init__(self, kind: Kind = "evidence", best: int = 200, recent: int = 200) -> None:
+    def __init__(self, kind: Kind = "evidence", best: int = 100, recent: int = 150) -> None:
         self.kind, self.best, self.recent = kind, best, recent
         self._featurizer: Featurizer | None = None
         self._key: object = None
@@ -64,6 +67,8 @@ class Model:
 
     def rows(self, table: Sequence[TrialRecord], maximize: bool) -> list[TrialRecord]:
         """The best and the most recent trials that say something, by number."""
+        step = max(1, len(table) // LATE)
+        table = table[: len(table) - len(table) % step]
         done = [t for t in table if measured(t) or (t.status in FAILED and t.text)]
         sign = 1.0 if maximize else -1.0
         ranked = sorted(filter(measured, done), key=lambda t: (-sign * (t.value or 0.0), t.number))
@@ -88,8 +93,10 @@ class Model:
         if float(np.ptp(targets)) < 1e-9:
             return None
         x = [features(t.text, t.hash, t.trace) for t in rows]
+        columns = Columns(x)
+        matrix = columns.matrix(x)
         kinds = ("gp", "forest") if self.kind == "evidence" else (self.kind,)
-        found = {kind: MAKERS[kind](x, targets, seed) for kind in kinds}
+        found = {kind: MAKERS[kind](columns, matrix, targets, seed) for kind in kinds}
         kind = max(found, key=lambda k: found[k].evidence)
         mean, _ = found[kind].predict(x)
         return Fitted(kind, found[kind], float(mean.max()))

@@ -2,11 +2,13 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 
 from einspace.candidates import Candidate, Frame, breed, candidate_of, frame, sample
+from einspace.frame import Held
 from einspace.interface import Interface
 from grammar.derive import derive
 from grammar.mutate import Operator, below, fair, moved, part
@@ -267,3 +269,23 @@ def test_the_seed_alone_decides(operator: Operator) -> None:
     random.seed(2)
     assert [child(TREES, operator, (first, second), s)[0].text for s in range(8)] == one
     assert len(set(one)) > 1
+
+
+def test_a_parent_is_walked_once_and_its_children_stay_the_same() -> None:
+    first, second = tree(1), tree(2)
+    used, fresh = (replace(TREES, held=Held()) for _ in range(2))
+    for seed in range(6):
+        for operator in OPERATORS:
+            fresh.held.parents.clear()
+            assert child(used, operator, (first, second), seed) == child(
+                fresh, operator, (first, second), seed
+            )
+    assert set(used.held.parents) == {tuple(p.trace.items()) for p in (first, second)}
+
+
+def test_a_parent_that_had_to_be_repaired_is_walked_anew() -> None:
+    space = replace(TREES, held=Held())
+    cut = dict(list(tree(1).trace.items())[:2])
+    found = {breed(space, "subtree", [cut], random.Random(seed))[0].hash for seed in range(8)}
+    assert len(found) > 1
+    assert not space.held.parents

@@ -8,11 +8,11 @@ import pytest
 
 from einspace.candidates import Candidate, Frame
 from einspace.result import TrialRecord
-from search.features import Featurizer
+from search.features import Columns, Featurizer
 from search.strategies import find
-from search.strategies.bayes import Bayes, BayesEvolution
+from search.strategies.bayes import Bayes, BayesEvolution, Model
 from search.strategies.prior import Prior
-from search.surrogate import improvement, scores
+from search.surrogate import Gp, improvement, normal, scores
 from tests.search.synthetic import place, run, worth
 
 BOTH = [Bayes, BayesEvolution]
@@ -127,3 +127,38 @@ def test_features_count_ops_paths_subtrees_and_choices(space: Frame) -> None:
 def test_both_have_a_name() -> None:
     assert isinstance(find("bayes"), Bayes)
     assert isinstance(find("bayes_evolution"), BayesEvolution)
+
+
+def test_a_long_table_is_fitted_anew_for_every_hundredth_of_it_and_a_short_one_each_time() -> None:
+    table = [_trial(n, float(n % 37)) for n in range(400)]
+
+    def last(length: int) -> int:
+        return Model().rows(table[:length], maximize=True)[-1].number
+
+    assert [last(n) for n in (150, 151, 199)] == [149, 150, 198]
+    assert [last(n) for n in (300, 301, 302, 303)] == [299, 299, 299, 302]
+
+
+def test_the_process_is_the_one_of_the_textbook() -> None:
+    rng = np.random.default_rng(0)
+    rows = [{f"op:{j}": float(v) for j, v in enumerate(r)} for r in rng.integers(0, 4, (30, 5))]
+    targets = normal(np.asarray([sum(r.values()) for r in rows]) / 20)
+    columns = Columns(rows)
+    found = Gp(columns, columns.matrix(rows), targets, 0)
+    x = np.log1p(columns.matrix(rows))
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+    r = math.sqrt(5) * np.linalg.norm(x[:, None] - x[None], axis=2)
+    y = targets - targets.mean()
+    best = -math.inf
+    for length in (0.35, 0.7, 1.4):
+        near = (1 + r / length + (r / length) ** 2 / 3) * np.exp(-r / length)
+        for noise in (0.03, 0.1, 0.3, 1.0):
+            kernel = near + noise * np.eye(30)
+            scale = y @ np.linalg.solve(kernel, y) / 30
+            likelihood = -15 * math.log(scale) - 0.5 * np.linalg.slogdet(kernel)[1]
+            if likelihood > best:
+                best = likelihood
+                mean = targets.mean() + near @ np.linalg.solve(kernel, y)
+                spread = 1 - np.diag(near @ np.linalg.solve(kernel, near))
+                deviation = np.sqrt(np.maximum(spread, 1e-12) * scale)
+    np.testing.assert_allclose(found.predict(rows), (mean, deviation), rtol=1e-5, atol=1e-6)
