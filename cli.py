@@ -345,6 +345,9 @@ def search(
         str | None, typer.Option(help="the metric, then costs: acc,params,flops,latency ...")
     ] = None,
     pruner: Annotated[str | None, typer.Option(help="hyperband, halving or none")] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="of 8 proposals the best by naswot, snip, params ...")
+    ] = None,
     seed: int = 0,
     seed_arch: Annotated[list[str] | None, typer.Option(help="tried first")] = None,
     warm_start: Annotated[str | None, typer.Option(help="a study whose best are tried")] = None,
@@ -383,6 +386,7 @@ def search(
         inherit=inherit,
         objectives=objective,
         pruner=pruner,
+        proxy=proxy,
     )
     if warm_start is not None:
         from search.learning import warm

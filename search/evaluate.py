@@ -44,7 +44,8 @@ class Job:
     trained state as safetensors ("": nowhere). `bequest`, `estate`, `matched`: where to leave the
     weights for children, where the parent's lie, which modules correspond (`search/inherit.py`).
     `threads`: None means the evaluator's. `costs` are measured on the model, `latency` or
-    `peak_bytes`, at its end and after the epochs in `rungs`.
+    `peak_bytes`, at its end and after the epochs in `rungs`. `proxy`: nothing is trained, and the
+    result's one metric is this score of the untrained model on its first batch, where it exists.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Job:
     matched: tuple[tuple[int, int], ...] = ()
     costs: tuple[str, ...] = ()
     rungs: tuple[int, ...] = ()
+    proxy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from einspace.library import resolve
-from grammar.errors import SpaceError, StudyError
+from grammar.errors import SpaceError, StudyError, did_you_mean
 from search.kinship import Breeding
 from search.objectives import objectives_of
 from search.strategies import find as find_strategy
@@ -25,6 +25,7 @@ def setup_of(
     inherit: bool = False,
     objectives: str | None = None,
     pruner: str | None = None,
+    proxy: str | None = None,
 ) -> Setup:
     """The setup of a search; `limits` are of params, flops and nodes, `objectives`
     names with commas between. Several objectives are searched by `pareto` unless told otherwise.
@@ -58,6 +59,7 @@ def setup_of(
         objectives=goals,
         pruner=check_pruner(pruner, len(goals) or 1),
         inherit=inherit,
+        proxy=_proxy(proxy),
         min_epochs=min(budget.min_epochs, highest),
         seed=seed,
         strategy=strategy,
@@ -66,3 +68,17 @@ def setup_of(
         max_nodes=nodes,
         seeds=tuple((Path(a).stem[:40], resolve(a)[0].text) for a in seed_archs),
     )
+
+
+def _proxy(name: str | None) -> str:
+    """The name, if there is such a proxy. Raises: StudyError naming what there is."""
+    if name is None:
+        return ""
+    from search.proxies import PROXIES  # imports torch
+
+    if name not in PROXIES:
+        raise StudyError(
+            f"there is no proxy {name!r}",
+            hint=f"{did_you_mean(name, tuple(PROXIES))} There are {', '.join(PROXIES)}",
+        )
+    return name

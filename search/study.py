@@ -36,8 +36,9 @@ class Setup:
 
     `objectives` are all of them, the task's metric (`objective`) first and the others made small;
     empty where the metric is the only one. `pruner` is how trials are stopped early; several
-    objectives know `halving` and `none` only. `seeds` are the architectures tried first, (name,
-    text) each.
+    objectives know `halving` and `none` only. `proxy` chooses among proposals
+    (`search/strategies/filtered.py`), "" where nothing does. `seeds` are the architectures tried
+    first, (name, text) each.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Setup:
     epochs: int
     objectives: tuple[str, ...] = ()
     inherit: bool = False
+    proxy: str = ""
 
     min_epochs: int = 1
     seed: int = 0
@@ -264,7 +266,7 @@ def _setup(stored: Mapping[str, Any]) -> Setup:
 def _same_question(old: Setup, new: Setup) -> None:
     pairs = [
         (word, getattr(old, word), getattr(new, word))
-        for word in ("task", "objective", "direction", "epochs", "inherit")
+        for word in ("task", "objective", "direction", "epochs", "inherit", "proxy")
     ]
     pairs.append(("objectives", ",".join(old.goals[1:]), ",".join(new.goals[1:])))
     differ = [f"{word} was {a or 'none'}, now {b or 'none'}" for word, a, b in pairs if a != b]

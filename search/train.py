@@ -177,6 +177,13 @@ def rate(step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
+def first_batch(task: Task, data: Data, *, seed: int, device: str) -> tuple[Tensor, Tensor]:
+    """The batch that a training on the search split with this seed starts with."""
+    where = torch.device(device)
+    generator = torch.Generator(where).manual_seed(seed)
+    return next(_batches(task, _to(data.train, where), generator))
+
+
 def _batches(
     task: Task, part: Split, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:

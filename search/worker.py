@@ -30,6 +30,8 @@ from search.lease import Beat, give_back
 from search.limits import die_with
 from search.objectives import MEASURED, values_of
 from search.race import Race, rungs_of
+from search.strategies import Strategy
+from search.strategies.filtered import Filtered, Scorer
 from search.study import Ledger, Setup
 from search.task import Task
 from search.tasks import find as find_task
@@ -129,13 +131,14 @@ def run_worker(
     strategy, space = find_strategy(setup.strategy), search_frame(setup, task)
     with Evaluator(task, threads=spec.threads, device=spec.device) as evaluator:
         evaluator.ready()  # Warm before the first trial's clock starts.
+        score, proposer = _filtered(strategy, setup, task, evaluator)
         while not stop.told:
             if spec.deadline is not None and time.time() >= spec.deadline:
                 return Ending("deadline", "the time is up")
-            trial = claim(ledger, space, task.interface, strategy, spec.trials)
+            trial = claim(ledger, space, task.interface, proposer, spec.trials)
             if isinstance(trial, Nothing):
                 return Ending(trial.reason, trial.message)
-            _run_trial(ledger, trial, evaluator, task, spec, stop)
+            _run_trial(ledger, trial, evaluator, task, spec, stop, score)
             if ledger.setup.inherit and isinstance(strategy, Breeding):
                 prune(ledger.folder, strategy, ledger.table())
             if on_trial is not None:
@@ -143,8 +146,25 @@ def run_worker(
     return Ending("stopped", "told to stop")
 
 
+def _filtered(
+    strategy: Strategy, setup: Setup, task: Task, evaluator: Evaluator
+) -> tuple[Scorer | None, Strategy]:
+    """The study's proxy, and the strategy whose proposals it sieves."""
+    if not setup.proxy:
+        return None, strategy
+    memory = task.budget.memory_bytes
+    score = Scorer(evaluator, task.interface, setup.proxy, setup.seed, memory)
+    return score, Filtered(strategy, setup.proxy, score)
+
+
 def _run_trial(
-    ledger: Ledger, trial: Trial, evaluator: Evaluator, task: Task, spec: WorkerSpec, stop: Stop
+    ledger: Ledger,
+    trial: Trial,
+    evaluator: Evaluator,
+    task: Task,
+    spec: WorkerSpec,
+    stop: Stop,
+    score: Scorer | None = None,
 ) -> None:
     """One trial from claim to tell; an interrupted one is given back."""
     text = str(trial.user_attrs["nas.text"])
@@ -156,6 +176,8 @@ def _run_trial(
         return
     job = _job(ledger.setup, task, compiled.source, trial, spec.threads)
     size = {**size, "state_bytes": compiled.state_bytes} if ledger.setup.objectives else size
+    if score is not None and math.isfinite(proxy := score(text, compiled.hash)):
+        size = {**size, "proxy": proxy}
     race = Race(ledger, trial.number, size)
     if ledger.setup.inherit:
         rows = ledger.table()

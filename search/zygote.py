@@ -8,6 +8,7 @@ is no fork: the process itself runs the jobs. `search/evaluate.py` describes the
 import gc
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -211,6 +212,8 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
     try:
         torch.manual_seed(job.seed)
         model = load(job.source)()
+        if job.proxy:
+            return _scored(job, model, task, data, device)
         inherited, fault = take(model, job.estate, job.matched) if job.estate else (0, "")
         result = train(
             model,
@@ -244,6 +247,16 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
         if isinstance(error, torch.OutOfMemoryError) or _no_memory(error):
             return Result("oom", error=str(error)[:TAIL])
         return Result("bug", error=traceback.format_exc()[-TAIL:])
+
+
+def _scored(job: Job, model: "nn.Module", task: "Task", data: "Data", device: str) -> Result:
+    """A proxy of the model as it would start to train; no metric where it does not exist."""
+    from search.proxies import PROXIES
+    from search.train import first_batch
+
+    x, y = first_batch(task, data, seed=job.seed, device=device)
+    found = PROXIES[job.proxy](model.to(device), x, y, task.loss)
+    return Result("ok", metrics={"proxy": found} if math.isfinite(found) else {})
 
 
 def _costs(
