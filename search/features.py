@@ -7,6 +7,7 @@
     pick:mix=2           how often option 2 was taken at this choice point of the space
     at:/net/1=0          option 0 was taken at this very address
     log_params, log_flops, log_nodes, log_depth   natural logarithms of one plus the number
+    proxy                sign(p) log(1 + |p|) of a zero-cost proxy p, where a search computes one
 
 Subtree labels: l_0(v) = (op, arguments, kind of its type), l_{h+1}(v) = (l_h(v), the sorted l_h of
 what v reads), each hashed by blake2b, so that they are equal in every process
@@ -39,6 +40,7 @@ Features: TypeAlias = Mapping[str, float]
 Matrix: TypeAlias = NDArray[np.float64]
 HEIGHT = 2
 COSTS = ("log_params", "log_flops", "log_nodes", "log_depth")
+PROXY = "proxy"
 
 
 def graph_features(graph: Graph) -> dict[str, float]:
@@ -74,6 +76,11 @@ def trace_features(trace: Mapping[str, int], space: Space) -> dict[str, float]:
     count = Counter(f"pick:{_point(address, rules)}={option}" for address, option in trace.items())
     found = {name: float(n) for name, n in count.items()}
     return found | {f"at:{address}={option}": 1.0 for address, option in trace.items()}
+
+
+def proxy_feature(proxy: float) -> float:
+    """Proxies span orders of magnitude, and some are negative."""
+    return math.copysign(math.log1p(abs(proxy)), proxy)
 
 
 class Featurizer:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einspace.result import TrialRecord
-from search.features import COSTS, Columns, Features, Matrix
+from search.features import COSTS, PROXY, Columns, Features, Matrix
 
 Vector = NDArray[np.float64]
 FAILED = ("nan", "oom", "timeout")
@@ -148,7 +148,7 @@ class Gp:
 
     def __init__(self, columns: Columns, raw: Matrix, targets: Vector, seed: int) -> None:
         self._columns = columns
-        self._cost = np.asarray([name in COSTS for name in columns.names], dtype=bool)
+        self._cost = np.asarray([name in (*COSTS, PROXY) for name in columns.names], dtype=bool)
         costs = raw[:, self._cost]
         self._centre, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9)
         self._x = self._embed(raw)

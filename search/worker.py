@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Literal
 
@@ -149,11 +149,15 @@ def run_worker(
 def _filtered(
     strategy: Strategy, setup: Setup, task: Task, evaluator: Evaluator
 ) -> tuple[Scorer | None, Strategy]:
-    """The study's proxy, and the strategy whose proposals it sieves."""
+    """The study's proxy, and the strategy with it: a surrogate reads it, others are sieved."""
     if not setup.proxy:
         return None, strategy
+    from search.strategies.bayes import Bayes, BayesEvolution
+
     memory = task.budget.memory_bytes
     score = Scorer(evaluator, task.interface, setup.proxy, setup.seed, memory)
+    if isinstance(strategy, Bayes | BayesEvolution):
+        return score, replace(strategy, score=score)
     return score, Filtered(strategy, setup.proxy, score)
 
 

@@ -8,7 +8,10 @@ values; a tenth is pruned, a twentieth failed. All times are CPU milliseconds of
 
 A proposal is measured as a worker sees it: every proposal joins the table and the next one sees it.
 `first` is the first proposal of a fresh process (sums of the space, features of the known trials),
-`next` the median of those after it.
+`next` the median of those after it, `most` the largest of those. A goal is met where `next` is
+below it at every length; the worst `most` stands beside it. The lengths are reached half-way, so a
+surrogate that is fitted at round numbers is. There are two objectives, the value and the parameters
+(`pareto` reads both).
 
 Optuna's part is measured on a journal study that holds the table: what a claim reads (`reap`, the
 trials, the records), then ask with both suggestions, one report and question of the pruner, tell.
@@ -54,10 +57,16 @@ ROUNDS = 9
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU milliseconds: of the first call, and the median of the later ones."""
+    """CPU milliseconds: of the first call, the median of the later ones, the largest of them."""
 
     first: float
     next: float
+    most: float
+
+
+def cost_of(spent: Sequence[float]) -> Cost:
+    """What calls cost, in their order."""
+    return Cost(spent[0], statistics.median(spent[1:]), max(spent[1:]))
 
 
 def worth(text: str, params: int) -> float:
@@ -91,6 +100,7 @@ def records(place: Frame, count: int) -> list[TrialRecord]:
                 curves={"val_acc": curve} if curve else {},
                 trace=drawn.trace,
                 origin="prior",
+                values=() if value is None else (value, float(drawn.params)),
             )
         )
     return rows
@@ -98,7 +108,7 @@ def records(place: Frame, count: int) -> list[TrialRecord]:
 
 def proposal(name: str, place: Frame, table: Sequence[TrialRecord], rounds: int) -> Cost:
     """What `rounds` proposals of a strategy cost that has just been made."""
-    strategy, rows, spent = find(name), list(table), []
+    strategy, rows, spent = find(name), list(table[: -(rounds // 2)]), []
     for _ in range(rounds):
         number, known = len(rows), tuple(rows)
         start = time.process_time()
@@ -106,12 +116,13 @@ def proposal(name: str, place: Frame, table: Sequence[TrialRecord], rounds: int)
             place, known, maximize=True, seed=0, number=number, redraw=0
         )
         spent.append(1e3 * (time.process_time() - start))
+        value = worth(found.text, found.params)
         row = TrialRecord(
-            number, "ok", found.text, found.hash, worth(found.text, found.params),
-            trace=found.trace, origin=origin,
+            number, "ok", found.text, found.hash, value, trace=found.trace, origin=origin,
+            values=(value, float(found.params)),
         )  # fmt: skip
         rows.append(row)
-    return Cost(spent[0], statistics.median(spent[1:]))
+    return cost_of(spent)
 
 
 def filled(table: Sequence[TrialRecord], space: str, task: str) -> Ledger:
@@ -177,12 +188,14 @@ def bookkeeping(ledger: Ledger, rounds: int) -> dict[str, Cost]:
         told = time.process_time()
         spent.setdefault("ask + tell", []).append(1e3 * (asked - begun + told - pruned))
         spent.setdefault("report + should_prune", []).append(1e3 * (pruned - asked))
-    return {step: Cost(all_[0], statistics.median(all_[1:])) for step, all_ in spent.items()}
+    return {step: cost_of(all_) for step, all_ in spent.items()}
 
 
 def _row(name: str, costs: Sequence[Cost], goal: float | None) -> str:
-    cells = [f"{c.first:,.0f} / {c.next:,.1f}" for c in costs]
-    mark = "" if goal is None else f"{goal:g} {'met' if costs[-1].next < goal else 'MISSED'}"
+    cells = [f"{c.first:,.0f} / {c.next:,.1f} / {c.most:,.1f}" for c in costs]
+    met = goal is None or max(c.next for c in costs) < goal
+    most = max(c.most for c in costs)
+    mark = "" if goal is None else f"{goal:g}: {'met' if met else 'MISSED'}, most {most:,.0f}"
     return f"| {' | '.join((name, *cells, mark))} |"
 
 
@@ -203,7 +216,11 @@ def main() -> None:
         interface = find_task(task).interface
         table = records(frame(source.text, interface), max(sizes))
         head = " | ".join(f"{n:,} trials" for n in sizes)
-        lines += [f"## `{space}` on {task}: CPU ms, first / next", "", f"| | {head} | goal |"]
+        lines += [
+            f"## `{space}` on {task}: CPU ms, first / next / most",
+            "",
+            f"| | {head} | goal |",
+        ]
         lines.append(f"|---|{'---|' * (len(sizes) + 1)}")
         for name in filter(None, args.strategies.split(",")):
             costs = [

@@ -13,6 +13,11 @@ than one training step. `bayes(surrogate=...)` fixes it for experiments.
 Improvement is over the best *predicted* value of a known trial, not over the best measured one:
 a lucky measurement would otherwise stop the search from looking near it.
 
+With a zero-cost proxy (`score`) the trial's own, in its metrics, is one more feature; where it is
+missing there, the lowest of the table stands for it. A candidate is first taken to have the mean
+proxy; the `SCORED` with the highest improvement are scored, and the best of these is proposed. So
+a proposal costs as many proxies as that of the filter.
+
 Rows: the `best` and the `recent` trials, so the fit costs the same at trial 5,000 as at 500; the
 last `n % (n // LATE)` of n trials wait for the next fit, so a fit serves a hundredth of the trials.
 What is running is known, so it is not proposed again, but has no say. What is remembered within
@@ -30,31 +35,50 @@ import numpy as np
 
 from einspace.candidates import Candidate, Frame, sample
 from einspace.result import TrialRecord
-from search.features import Columns, Featurizer
+from search.features import PROXY, Columns, Features, Featurizer, proxy_feature
 from search.strategies import generator
 from search.strategies.evolution import Evolution
-from search.surrogate import FAILED, Forest, Gp, Surrogate, improvement, normal, scores
+from search.surrogate import (
+    FAILED,
+    Forest,
+    Gp,
+    Surrogate,
+    Vector,
+    improvement,
+    normal,
+    scores,
+)
 
+Score: TypeAlias = Callable[[str, str], float]
 Kind: TypeAlias = Literal["forest", "gp", "evidence"]
 Proposal: TypeAlias = tuple[Candidate, str]
 LATE = 100
+SCORED = 8
 MAKERS: Mapping[str, Callable[..., Surrogate]] = {"forest": Forest, "gp": Gp}
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A surrogate with what improvement is measured from."""
+    """A surrogate with what improvement is measured from; features of the lowest and of the mean
+    proxy, None without one."""
 
     kind: str
     surrogate: Surrogate
     best: float
+    proxies: tuple[float, float] | None = None
 
 
 class Model:
     """Surrogates of tables; remembers features by architecture and the last fit."""
 
-    def __init__(self, kind: Kind = "evidence", best: int = 100, recent: int = 150) -> None:
-        self.kind, self.best, self.recent = kind, best, recent
+    def __init__(
+        self,
+        kind: Kind = "evidence",
+        best: int = 100,
+        recent: int = 150,
+        score: Score | None = None,
+    ) -> None:
+        self.kind, self.best, self.recent, self.score = kind, best, recent, score
         self._featurizer: Featurizer | None = None
         self._key: object = None
         self._fitted: Fitted | None = None
@@ -93,13 +117,21 @@ class Model:
         if float(np.ptp(targets)) < 1e-9:
             return None
         x = [features(t.text, t.hash, t.trace) for t in rows]
+        told = [proxy_feature(t.metrics[PROXY]) for t in rows if PROXY in t.metrics]
+        proxies = (min(told), sum(told) / len(told)) if self.score is not None and told else None
+        if proxies is not None:
+            known = iter(told)
+            x = [
+                {**f, PROXY: next(known) if PROXY in t.metrics else proxies[0]}
+                for f, t in zip(x, rows, strict=True)
+            ]
         columns = Columns(x)
         matrix = columns.matrix(x)
         kinds = ("gp", "forest") if self.kind == "evidence" else (self.kind,)
         found = {kind: MAKERS[kind](columns, matrix, targets, seed) for kind in kinds}
         kind = max(found, key=lambda k: found[k].evidence)
         mean, _ = found[kind].predict(x)
-        return Fitted(kind, found[kind], float(mean.max()))
+        return Fitted(kind, found[kind], float(mean.max()), proxies)
 
     def choose(
         self, frame: Frame, fitted: Fitted, pool: Sequence[Proposal], known: set[str]
@@ -110,10 +142,18 @@ class Model:
         if not options:
             return None
         features = self.features(frame)
-        mean, deviation = fitted.surrogate.predict(
-            [features(c.text, c.hash, c.trace) for c, _ in options]
-        )
-        candidate, origin = options[int(np.argmax(improvement(mean, deviation, fitted.best)))]
+        rows = [features(c.text, c.hash, c.trace) for c, _ in options]
+        if self.score is not None and fitted.proxies is not None:
+            low, usual = fitted.proxies
+            guess = _improvement(fitted, [{**row, PROXY: usual} for row in rows])
+            first = [int(i) for i in np.argsort(-guess, kind="stable")[:SCORED]]
+            options, rows = [options[i] for i in first], [rows[i] for i in first]
+            scored = [self.score(c.text, c.hash) for c, _ in options]
+            rows = [
+                {**row, PROXY: proxy_feature(s) if math.isfinite(s) else low}
+                for row, s in zip(rows, scored, strict=True)
+            ]
+        candidate, origin = options[int(np.argmax(_improvement(fitted, rows)))]
         return candidate, f"{fitted.kind}: {origin}"
 
 
@@ -126,10 +166,11 @@ class Bayes:
     drawn: int = 16
     bred: int = 24
     elite: int = 10
+    score: Score | None = None
     model: Model = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", Model(self.surrogate))
+        object.__setattr__(self, "model", Model(self.surrogate, score=self.score))
 
     def propose(
         self,
@@ -167,10 +208,11 @@ class BayesEvolution:
     start: int = 12
     children: int = 16
     evolution: Evolution = field(default_factory=Evolution)
+    score: Score | None = None
     model: Model = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", Model(self.surrogate))
+        object.__setattr__(self, "model", Model(self.surrogate, score=self.score))
 
     def propose(
         self,
@@ -199,6 +241,11 @@ def measured(trial: TrialRecord) -> bool:
     """Whether the trial has a value to learn from."""
     value = trial.value
     return trial.status in ("ok", "pruned") and value is not None and math.isfinite(value)
+
+
+def _improvement(fitted: Fitted, rows: Sequence[Features]) -> Vector:
+    mean, deviation = fitted.surrogate.predict(rows)
+    return improvement(mean, deviation, fitted.best)
 
 
 def _children(

@@ -7,7 +7,8 @@ stands. Known architectures are no choice while there is another.
 
 Draw j of redraw r asks the inner strategy for redraw r - j * STRIDE below its patience and for
 r + j * STRIDE from there on: every draw has a generator of its own, and a strategy that gives up
-breeding after so many redraws does so at the same redraw as without the filter. A proposal depends
+breeding after so many redraws does so at the same redraw as without the filter. `bayes` and
+`bayes_evolution` are not filtered: their surrogate reads the proxy (see there). A proposal depends
 on (table, seed, number, redraw) alone; scores are remembered by id, which spares work only.
 """
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from einspace.candidates import Candidate, Frame
+from einspace.candidates import Candidate, Frame, candidate_of
 from einspace.result import TrialRecord
 from search.features import Columns, Featurizer
 from search.strategies import find
@@ -162,3 +162,38 @@ def test_the_process_is_the_one_of_the_textbook() -> None:
                 spread = 1 - np.diag(near @ np.linalg.solve(kernel, near))
                 deviation = np.sqrt(np.maximum(spread, 1e-12) * scale)
     np.testing.assert_allclose(found.predict(rows), (mean, deviation), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_the_surrogate_learns_from_the_proxy_and_asks_for_eight(
+    make: type[Bayes] | type[BayesEvolution], space: Frame
+) -> None:
+    """The proxy is the value itself, so the best of the scored is what should be proposed."""
+    asked: dict[str, float] = {}
+
+    def score(text: str, hash_: str) -> float:
+        asked[hash_] = worth(candidate_of(text, space.typing.interface))
+        return asked[hash_]
+
+    table = tuple(
+        replace(t, metrics={"proxy": t.value} if t.number % 5 and t.value is not None else {})
+        for t in run(Prior(), space, 40)
+    )
+    found = [
+        s.propose(space, table, maximize=True, seed=0, number=40, redraw=0)[0]
+        for s in (make(score=score), make(score=score))
+    ]
+    assert found[0] == found[1]
+    assert len(asked) == 8
+    ranked = sorted(asked, key=lambda h: -asked[h])
+    assert found[0].hash in ranked[:2]
+
+
+def test_without_a_proxy_in_the_table_none_is_asked_for(space: Frame) -> None:
+    def score(text: str, hash_: str) -> float:
+        raise AssertionError
+
+    table = tuple(run(Prior(), space, 20))
+    ask = {"maximize": True, "seed": 0, "number": 20, "redraw": 0}
+    one, two = (s.propose(space, table, **ask) for s in (Bayes(score=score), Bayes()))  # type: ignore[arg-type]  # by name
+    assert one == two
