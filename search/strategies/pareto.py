@@ -34,16 +34,23 @@ def leading(points: Sequence[Point], count: int) -> list[int]:
     Rank and crowding of these are the same as among all: both look at no later front. Fronts are
     peeled off one by one, so a long table costs what its first fronts do.
     """
-    unique, which = np.unique(np.asarray(points, dtype=float), axis=0, return_inverse=True)
-    which = which.reshape(-1)
-    size = np.bincount(which, minlength=len(unique))
-    left, kept = np.arange(len(unique)), np.zeros(len(unique), dtype=bool)
+    rows = np.asarray(points, dtype=float)
+    order = np.lexsort(rows.T[::-1])
+    rows = rows[order]
+    new = np.concatenate([[True], (rows[1:] != rows[:-1]).any(axis=1)])
+    which = np.empty(len(rows), dtype=int)  # of each point, its number among the different ones
+    which[order] = np.cumsum(new) - 1
+    columns = np.ascontiguousarray(rows[new].T)
+    size = np.bincount(which)
+    left, kept = np.arange(len(size)), np.zeros(len(size), dtype=bool)
     while len(left) and size[kept].sum() < count:
-        # In lexicographic order, which `unique` gives, no later point dominates an earlier one.
-        rest, front = left, []
+        rest, others, front = left, columns[1:, left], []
         while len(rest):
             front.append(rest[0])
-            rest = rest[1:][(unique[rest[1:]] < unique[rest[0]]).any(axis=1)]
+            # In lexicographic order no later point dominates an earlier one, and the first
+            # number of a later one is no smaller: it is dominated unless another number is.
+            better = (others[:, 1:] < others[:, :1]).any(axis=0)
+            rest, others = rest[1:][better], others[:, 1:][:, better]
         kept[front] = True
         left = left[~kept[left]]
     return [int(i) for i in np.flatnonzero(kept[which])]
