@@ -1,15 +1,23 @@
 """Emit: a typed graph as one readable PyTorch file.
 
-The file imports torch and math, holds each used op's source once, one class for each repeated block
-and one `Model`. Nothing of the user's text reaches it but in the header's comment, a line at
-a time; values are written with `repr` after their domain has accepted them.
+The file imports torch and math, and triton where it is installed and an op has kernels; it holds
+each used op's source once, one class for each repeated block and one `Model`. Nothing of the user's
+text reaches it but in the header's comment, a line at a time; values are written with `repr` after
+their domain has accepted them.
 """
 
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from einspace.classtext import ClassLines, class_text, is_default, source_of, written
+from einspace.classtext import (
+    ClassLines,
+    class_text,
+    is_default,
+    is_kernel,
+    source_of,
+    written,
+)
 from einspace.cost import Totals
 from einspace.graph import Graph, GraphNode
 from einspace.repeats import Loop, Part, nodes_of, parts
@@ -22,6 +30,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 """
+TRITON = """
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # the PyTorch references serve
+    triton = None
+"""
+NO_TRITON = "\ntriton = None  # written where triton was not installed: PyTorch references only\n"
 NAMES = ("x", "y", "z", "u", "v", "w", "p", "q", "r", "s")
 
 
@@ -318,23 +334,28 @@ def _header(text: str, hash_: str, totals: Totals, graph: Graph) -> str:
     wrapped = textwrap.wrap(plain, 94, break_long_words=True, break_on_hyphens=False)
     inputs = ", ".join(f"{n.args['name']}: {n.type}" for n in graph.input_nodes)
     facts = f"{totals.params:,} parameters, {totals.flops:,} FLOPs forward for one sample"
-    lines = ["An architecture as one file; it needs torch and nothing else.", ""]
+    lines = ["An architecture as one file; it needs torch, and uses triton where it is there.", ""]
     lines += [f"    {line}" for line in wrapped]
     lines += ["", f"id {hash_}: {inputs} -> {graph.output_type}; {facts}.", "Not written by hand."]
     return "\n".join(f"# {line}".rstrip() for line in lines)
 
 
 def _library(table: Mapping[str, Op], graph: Graph) -> list[str]:
-    """The sources that the graph's ops need, each once."""
-    found: dict[str, str] = {}
+    """The sources that the graph's ops need, each once; kernels first, under one guard."""
+    kernels: dict[str, None] = {}
+    others: dict[str, None] = {}
     for node in graph.nodes:
         op = table.get(node.op)
         if op is None or op.inline is not None:
             continue
         for thing in (*op.uses, op.module):
-            text = source_of(thing)
-            found.setdefault(text, text)
-    return list(found.values())
+            (kernels if is_kernel(thing) else others)[source_of(thing)] = None
+    head = []
+    if any(re.search(r"\btriton\b", text) for text in others):
+        head = [TRITON if kernels else NO_TRITON]
+    if kernels:
+        head.append("\nif triton is not None:\n\n" + textwrap.indent("\n".join(kernels), "    "))
+    return head + [f"\n{text}" for text in others]
 
 
 def emit(table: Mapping[str, Op], graph: Graph, text: str, hash_: str, totals: Totals) -> str:
@@ -347,5 +368,5 @@ def emit(table: Mapping[str, Op], graph: Graph, text: str, hash_: str, totals: T
     result = emitter.write(model, parts(graph), dict(names))
     body = emitter.text(model, result)
     chunks = [_header(text, hash_, totals, graph), IMPORTS]
-    chunks += [f"\n{source}" for source in [*_library(table, graph), *emitter.blocks, body]]
+    chunks += [*_library(table, graph), *(f"\n{source}" for source in [*emitter.blocks, body])]
     return "\n".join(chunks)

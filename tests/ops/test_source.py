@@ -4,7 +4,6 @@ import builtins
 import inspect
 import math
 import symtable
-import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ops
+from einspace.classtext import is_kernel, source_of
 from ops.spec import Op
 from tests.ops.case import Bench, close, collect
 
@@ -30,7 +30,7 @@ def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
 
 def outer_names(part: Callable[..., Any]) -> set[str]:
     """The names a class or function takes from its file, builtins left out."""
-    source = textwrap.dedent(inspect.getsource(part))
+    source = source_of(part)
     top = symtable.symtable(source, "<op>", "exec")
     free = {
         s.get_name()
@@ -55,8 +55,10 @@ def test_source_uses_only_what_an_export_has(op: Op) -> None:
 @pytest.mark.parametrize("bench", {b.op.name: b for b in collect()}.values(), ids=str)
 def test_copied_source_alone_computes_the_same(bench: Bench) -> None:
     scope: dict[str, Any] = {"torch": torch, "math": math, "nn": nn, "F": F, "Tensor": torch.Tensor}
+    scope |= {"triton": None} | {p.__name__: p for p in bench.op.uses if is_kernel(p)}
     for part in (*bench.op.uses, bench.op.module):
-        exec(textwrap.dedent(inspect.getsource(part)), scope)
+        if not is_kernel(part):
+            exec(source_of(part), scope)
     torch.manual_seed(0)
     copy = scope[bench.op.module.__name__](**bench.op.init(*bench.case.types, **bench.params))
     data = bench.data()
@@ -69,7 +71,7 @@ def test_copied_source_alone_computes_the_same(bench: Bench) -> None:
 @by_op
 def test_source_has_no_imports_and_no_exec(op: Op) -> None:
     for part in parts(op):
-        source = inspect.getsource(part)
+        source = source_of(part)
         words = set(source.replace("(", " ").split())
         assert not words & {"import", "exec", "eval", "global", "print"}, part.__name__
 
