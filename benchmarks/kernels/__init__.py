@@ -1,0 +1,1 @@
+"""Kernels of `ops/kernels` beside their peers, on a GPU."""
