@@ -137,15 +137,17 @@ def _median(run: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def ceilings() -> tuple[float, float]:
-    """(copy bandwidth in bytes/s, bf16 matmul rate in FLOP/s) of this device, measured."""
-    a = torch.empty(2**31, dtype=torch.int8, device="cuda")
-    b = torch.empty_like(a)
-    copy = 2 * a.numel() / (_median(lambda: b.copy_(a)) * 1e-3)
-    del a, b
-    n = 8192
+def copy_bandwidth() -> float:
+    """Bytes read and written a second by a copy of 2 GiB."""
+    source = torch.empty(2**31, dtype=torch.int8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (_median(lambda: target.copy_(source)) * 1e-3)
+
+
+def matmul_rate(n: int = 8192) -> float:
+    """FLOP a second of a square bf16 product of random matrices."""
     x, y = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return copy, 2 * n**3 / (_median(lambda: x @ y) * 1e-3)
+    return 2 * n**3 / (_median(lambda: x @ y) * 1e-3)
 
 
 def _sets(row: Row) -> list[tuple[Tensor, ...]]:
@@ -210,7 +212,7 @@ def main() -> None:
     path = arguments.out / "rows.jsonl"
     done = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
     known = {d["row"] for d in done}
-    copy, rate = ceilings()
+    copy, rate = copy_bandwidth(), matmul_rate()
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {copy / 1e12:.2f} TB/s, "
         f"bf16 matmul {rate / 1e12:.0f} TFLOP/s",
