@@ -161,6 +161,7 @@ def measure(row: Row, copy: float, rate: float) -> dict[str, object]:
     """One line of the table."""
     floor = max(row.bytes / copy, row.flops / rate) * 1e3
     found: dict[str, object] = {"row": row.key, "note": row.note, "floor_ms": floor}
+    found |= {"flops": row.flops, "bytes": row.bytes, "copy": copy, "rate": rate}
     wrong = error(row)
     found["error"] = wrong
     if not wrong <= row.tolerance:
@@ -218,6 +219,8 @@ def main() -> None:
         f"bf16 matmul {rate / 1e12:.0f} TFLOP/s",
         flush=True,
     )
+    where = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    where["date"] = time.strftime("%Y-%m-%d")
     parts = [p for p in arguments.names.split(",") if p]
     for engine in arguments.engines.split(","):
         for row in importlib.import_module(f"benchmarks.kernels.{engine}").rows():
@@ -236,7 +239,7 @@ def main() -> None:
                 )
                 continue
             with path.open("a") as lines:
-                lines.write(json.dumps(found | {"device": torch.cuda.get_device_name()}) + "\n")
+                lines.write(json.dumps(found | where) + "\n")
             print(line(found), flush=True)
 
 
