@@ -127,7 +127,7 @@ def page(rows: Sequence[Found]) -> str:
         "",
         f"`python -m benchmarks.kernels.harness`, {first['device']}, torch {first['torch']}, "
         f"{', '.join(sorted({r['date'] for r in rows}))}. One run a row: checked against float64 "
-        "first (`error`: the largest relative one of output and gradients), then ours and each peer "
+        "first (`error`: the largest, of output and gradients), then ours and each peer "
         "as CUDA-graph replays over rotating inputs, medians. `ratio`: best peer over ours, above 1"
         f" is faster. `of floor`: the least bytes at {first['copy'] / 1e12:.2f} TB/s or FLOPs at "
         f"{first['rate'] / 1e12:.0f} TFLOP/s, both measured, over the time taken.",
