@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALLED := $(VENV)/.installed
 DATA := $(VENV)/.data
 DEMO := demo
-OURS := grammar ops einspace search registry cli.py tests
+OURS := grammar ops einspace search registry commands cli.py tests
 
 # Two test workers or two trials share a small machine: one thread each, more would only wait.
 export OMP_NUM_THREADS ?= 1
