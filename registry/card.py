@@ -56,12 +56,19 @@ model = AutoModel.from_pretrained(".", trust_remote_code=True)
 }
 
 
+KERNELS = """
+On an NVIDIA GPU it runs Triton kernels where `triton>=3.6` is installed (torch for CUDA brings it),
+and plain PyTorch elsewhere.
+"""
+
+
 def card(compiled: Compiled, facts: Mapping[str, str], fmt: str = "folder") -> str:
     """The README of an exported folder, in Markdown."""
     rows = "\n".join(f"| {plain(k)} | {plain(v)} |" for k, v in facts.items() if v)
     calls = ", ".join(compiled.interface.inputs)
     named = ", ".join(f'"{name}": {name}' for name in compiled.interface.inputs)
-    use = USES.get(fmt, "").replace("INPUTS", calls).replace("{NAMED}", f"{{{named}}}")
+    kernels = KERNELS if "import triton" in compiled.source else ""
+    use = kernels + USES.get(fmt, "").replace("INPUTS", calls).replace("{NAMED}", f"{{{named}}}")
     return f"""# A neural network as one file
 
 ```
