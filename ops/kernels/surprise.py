@@ -9,8 +9,8 @@ M(k) = k W, or act(k W_1) W_2. The gradient of a layer is an outer product a_j (
     beta_i = prod (1 - alpha),  m_i = prod eta,  f_i = (1 - alpha_i) f_{i-1} + m_i
 
 a layer's product with a row z at token i is beta_i z W + f_i z S - sum_j P_ij theta_j (z . a_j)
-delta_j, and W, S of the chunk's end are one matmul each. P and f by recurrence over the rows: no
-division, so alpha = 1 is safe.
+delta_j, and W, S of the chunk's end are one matmul each. P and f by recurrence over the rows, of
+all chunks at once: no division, so alpha = 1 is safe.
 Shapes: q, k, v [B, H, T, K]; alpha, eta, theta [B, H, T]; W_l, S_l [B, H, in, out]. fp32 inside.
 Paper: Behrouz et al. 2025, "Titans", arXiv:2501.00663, eq. 10-18, appendix C.
 """
@@ -51,20 +51,22 @@ def memory_surprise(
     return [k, a], [(error @ weights[1].mT) * memory_slope(z, act), error]
 
 
-def memory_gates(alpha: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """beta, f [..., C], P [..., C, C], the last row of E [..., C] and m of the end [...]."""
-    size = alpha.shape[-1]
+def memory_gates(alpha: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
+    """[beta f P] and [0 m E] of every token of a chunk: [..., C] -> two of [..., C, 2 + C].
+
+    A column each for the weights and the momentum that enter the chunk and for the C gradients.
+    beta is a column too: the backward pass of a cumulative product waits for the device.
+    """
     kept = 1 - alpha
-    # column 0 is the momentum that enters the chunk, column 1 + j the gradient of token j
-    unit = torch.eye(size + 1, dtype=alpha.dtype, device=alpha.device)
-    run, total = unit[0].expand(*alpha.shape[:-1], size + 1), torch.zeros_like(unit[0])
-    rows = []
-    for i in range(size):
-        run = eta[..., i, None] * run + unit[i + 1]
+    unit = torch.eye(alpha.shape[-1] + 2, dtype=alpha.dtype, device=alpha.device)
+    total, run = unit[0], unit[1]
+    totals, runs = [], []
+    for i in range(alpha.shape[-1]):
+        run = eta[..., i, None] * run + unit[i + 2]
         total = kept[..., i, None] * total + run
-        rows.append(total)
-    table = torch.stack(rows, -2)
-    return kept.cumprod(-1), table[..., 0], table[..., 1:], run[..., 1:], run[..., 0]
+        runs.append(run)
+        totals.append(total)
+    return torch.stack(totals, -2), torch.stack(runs, -2)
 
 
 def memory_scan(
@@ -80,24 +82,29 @@ def memory_scan(
     length = q.shape[2]
     weights, momenta = state
     alpha, eta, theta = gates
-    rows = []
-    for at in range(0, length, chunk):
-        now = slice(at, min(at + chunk, length))
-        beta, f, p, e, m = memory_gates(alpha[:, :, now], eta[:, :, now])
+    rows, size = [], min(chunk, length)
+    table, run = memory_gates(
+        *(torch.unflatten(F.pad(g, (0, -length % size)), -1, (-1, size)) for g in (alpha, eta))
+    )
+    for at in range(0, length, size):
+        now, count = slice(at, at + size), min(size, length - at)
+        one, widths = at // size, [1, 1, count]
+        beta, f, p = torch.split(table[:, :, one, :count, : count + 2], widths, -1)
+        _, m, e = torch.split(run[:, :, one, count - 1, : count + 2], widths, -1)
         here = theta[:, :, now]
         a, delta = memory_surprise(k[:, :, now], v[:, :, now], weights, act)
         z, pull = q[:, :, now], p * here[..., None, :]
         for layer, (w, s) in enumerate(zip(weights, momenta, strict=True)):
             if layer:
                 z = F.silu(z) if act == "silu" else F.gelu(z)
-            past = beta[..., None] * (z @ w) + f[..., None] * (z @ s)
+            past = beta * (z @ w) + f * (z @ s)
             z = past - ((z @ a[layer].mT) * pull) @ delta[layer]
         rows.append(z)
-        ends = [x[..., -1, None, None] for x in (beta, f)]
+        ends = [x[..., -1:, :] for x in (beta, f)]
         pulls = [(pull[..., -1, :])[..., None], (here * e)[..., None]]
         sides = list(zip(weights, momenta, a, delta, strict=True))
         weights = [ends[0] * w + ends[1] * s - (pulls[0] * x).mT @ d for w, s, x, d in sides]
-        momenta = [m[..., None, None] * s - (pulls[1] * x).mT @ d for _, s, x, d in sides]
+        momenta = [m[..., None] * s - (pulls[1] * x).mT @ d for _, s, x, d in sides]
     return torch.cat(rows, 2), (weights, momenta)
 
 

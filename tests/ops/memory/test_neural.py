@@ -125,7 +125,8 @@ def test_two_calls_split_at_a_chunk_are_one() -> None:
 
 def test_the_gate_table_is_its_definition() -> None:
     alpha, eta = torch.rand(2, 5, dtype=torch.float64)
-    beta, f, p, e, m = memory_gates(alpha, eta)
+    table, run = memory_gates(alpha, eta)
+    beta, f, p, e, m = table[:, 0], table[:, 1], table[:, 2:], run[-1, 2:], run[-1, 1]
     kept = 1 - alpha
     for i in range(5):
         close(beta[i], kept[: i + 1].prod())
@@ -138,6 +139,7 @@ def test_the_gate_table_is_its_definition() -> None:
             close(p[i, j], torch.stack(terms).sum() if terms else torch.zeros_like(m))
     close(e, torch.stack([eta[j + 1 :].prod() for j in range(5)]))
     close(m, eta.prod())
+    assert not run[:, 0].any()
 
 
 def test_gradients_flow_through_the_inner_gradient() -> None:
