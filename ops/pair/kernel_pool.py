@@ -12,6 +12,7 @@ Paper: Xiong et al. 2017, "K-NRM", arXiv:1706.06613, eq. 4-7; log(1 + K) in plac
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from grammar.domain import Float, Int
 from ops.spec import Mismatch, Op, TensorType, need, no_cost, vec
@@ -20,12 +21,17 @@ from ops.spec import Mismatch, Op, TensorType, need, no_cost, vec
 class KernelPool(nn.Module):
     def __init__(self, kernels: int, sigma: float, exact: float) -> None:
         super().__init__()
-        step = 1 / max(1, kernels - 1)
-        self.mu = [min(1.0, step + 2 * k * step - 1) for k in range(kernels)]
-        self.sigma = [sigma] * (kernels - 1) + [exact]
+        self.kernels, self.sigma, self.exact = kernels, sigma, exact
+
+    def bells(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and sigma [K] on the device and in the dtype of `like`."""
+        step = 1 / max(1, self.kernels - 1)
+        order = torch.arange(self.kernels, dtype=like.dtype, device=like.device)
+        mu = (order * (2 * step) + (step - 1)).clamp_max(1.0)
+        return mu, F.pad(torch.full_like(mu[1:], self.sigma), (0, 1), value=self.exact)
 
     def forward(self, x: Tensor) -> Tensor:
-        mu, sigma = (x.new_tensor(s)[:, None, None] for s in (self.mu, self.sigma))
+        mu, sigma = (z[:, None, None] for z in self.bells(x))
         near = torch.exp(-0.5 * ((x[:, :1] - mu) / sigma).square())
         if x.shape[1] == 2:
             near = near * (x[:, 1:] > 0)
