@@ -178,6 +178,8 @@ class Op:
     y's first; `forward` returns all of them, `alone` (same arguments) y only, for models in which
     nobody reads an export; `step` gives y, `step_all` all. `hides(**params)` says why these
     parameters export nothing ("": they do).
+    `capture=False`: its shapes depend on the data or it reads tensors back, so a CUDA graph cannot
+    hold it; the module's docstring says why, and a model with it trains eagerly.
     `inline` writes the op as an expression of its inputs instead of a module call (the module then
     serves the interpreter oracle only).
     """
@@ -197,6 +199,7 @@ class Op:
     needs: tuple[Literal["target", "layer", "seed", "many"], ...] = ()
     needs_positions: bool = False
     fixed_length: bool = False
+    capture: bool = True
     uses: tuple[Callable[..., Any], ...] = ()
     hides: Callable[..., str] | None = None
     inline: Callable[[Sequence[str], Mapping[str, Scalar]], str] | None = None

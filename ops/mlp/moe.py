@@ -15,6 +15,7 @@ batch's T tokens, in their order; what is beyond gives 0. Without it no token is
 Shapes: seq [B, T, D] and vec [B, D], kept; hidden = mult * D rounded up to a multiple of 8. The
 router works in fp32. Each token on its own, causal; with `capacity` not causal: tokens compete.
 Ties of p are broken as torch's topk does, which is not the same on every device.
+No CUDA graph holds it (`capture=False`): how many tokens an expert gets is read back.
 Cost, F hidden: E D (twice with gauss) + (E + shared) 3 D F parameters; per token 2 D E (twice with
 gauss) + (active + shared) 6 D F FLOPs (`capacity`: at most).
 Papers: Shazeer et al. 2017, arXiv:1701.06538, eq. 3-5 (gauss); Fedus et al. 2021, arXiv:2101.03961,
@@ -172,5 +173,6 @@ OP = Op(
     causal=lambda x, capacity, **_: capacity is None,
     returns=("y", "aux", "stats"),
     mask="use",
+    capture=False,
     paper="arXiv:2101.03961",
 )
