@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from commands import architecture, model, search, shipped, space, study
+from commands import architecture, bench, model, search, shipped, space, study
 from commands.console import complain, dump
 
 COMMANDS = (
@@ -34,6 +34,7 @@ COMMANDS = (
     model.export,
     model.verify,
     model.ui,
+    bench.bench,
 )
 
 app = typer.Typer(

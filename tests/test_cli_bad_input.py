@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.search.small_search import ledger, use_runs
 
@@ -273,3 +274,12 @@ def test_code_in_a_text_reaches_neither_a_file_nor_a_folder(number: int, tmp_pat
     told(run("code", text, *FLAT, cwd=tmp_path), ":")
     told(run("export", text, "-o", str(tmp_path / "out"), *FLAT, cwd=tmp_path), ":")
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_benchmark_that_is_not_there_is_told(tmp_path: Path) -> None:
+    told(run("bench", "kernel", cwd=tmp_path), "no benchmark 'kernel'", "did you mean kernels?")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the benchmark can run")
+def test_kernels_are_not_measured_without_a_gpu(tmp_path: Path) -> None:
+    told(run("bench", "kernels", cwd=tmp_path), "needs a CUDA device", "hint:")

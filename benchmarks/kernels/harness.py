@@ -1,7 +1,7 @@
 """Rows of kernels beside their peers: checked against float64 first, then timed in one run.
 
-    python -u -m benchmarks.kernels.harness --engines chunked,sparse --out build/kernels \
-        [--names lightning] [--mode fwd] [--minutes 9] [--most-length 65536]
+    einspace bench kernels -- [--engines chunked,sparse] [--names lightning] [--mode fwd] \
+        [--minutes 9] [--out build/kernels]
 
 A row is one problem in one mode. `ours` is checked on `small(seed)` inputs, output and the gradient
 of every input that wants one, by ||out - ref|| / ||ref|| against `reference` in float64; a row that
@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+ENGINES = ("chunked", "sparse", "rows")
 Kernel = Callable[..., Tensor]
 TOLERANCE = 1.5e-2  # bf16 operands, fp32 accumulation
 L2 = 60e6
@@ -202,10 +203,10 @@ def line(found: Mapping[str, object]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--engines", required=True)
+    parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--names", default="", help="only rows whose name has one of these parts")
     parser.add_argument("--mode", choices=("fwd", "fwd+bwd"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("build/kernels"))
     parser.add_argument("--minutes", type=float, default=9)
     arguments = parser.parse_args()
     until = time.monotonic() + 60 * arguments.minutes
