@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ENGINES = ("chunked", "sparse", "rows")
+ENGINES = ("chunked", "sparse", "rows", "dense")
 Kernel = Callable[..., Tensor]
 TOLERANCE = 1.5e-2  # bf16 operands, fp32 accumulation
 L2 = 60e6
