@@ -1,6 +1,6 @@
 """Dense softmax attention: what the ops call (torch's SDPA) beside each of its backends.
 
-FLOPs forward 4 area H D a batch row, backward 2.5 times that; bytes: q, k, v, o, and in the backward
+FLOPs forward 4 area H D a batch row, backward 2.5 times that; bytes: q, k, v, o, in the backward
 q, k, v, o, do read and dq, dk, dv written.
 """
 
