@@ -5,27 +5,13 @@ edges.
 """
 
 import inspect
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 from einspace.graph import GraphNode
 
 VALUE_TYPES = (int, float, bool, str, type(None))
-
-
-def is_kernel(thing: Any) -> bool:
-    """Whether `thing` is a Triton kernel (compiled or interpreted): it wraps a function."""
-    return inspect.isfunction(getattr(thing, "fn", None)) and not inspect.isclass(thing)
-
-
-@cache
-def source_of(thing: Any) -> str:
-    """The source of a class, function or Triton kernel, word for word."""
-    plain = thing.fn if is_kernel(thing) else thing
-    return textwrap.dedent(inspect.getsource(plain)).rstrip() + "\n"
 
 
 def written(value: object) -> str:

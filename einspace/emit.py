@@ -10,17 +10,11 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from einspace.classtext import (
-    ClassLines,
-    class_text,
-    is_default,
-    is_kernel,
-    source_of,
-    written,
-)
+from einspace.classtext import ClassLines, class_text, is_default, written
 from einspace.cost import Totals
 from einspace.graph import Graph, GraphNode
 from einspace.repeats import Loop, Part, nodes_of, parts
+from ops.source import is_kernel, source_of
 from ops.spec import Op
 
 IMPORTS = """\

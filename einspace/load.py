@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from einspace.classtext import is_kernel, source_of
 from ops import table
+from ops.source import is_kernel, source_of
 
 GUARD = "triton is not None"
 

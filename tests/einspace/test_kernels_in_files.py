@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import ops
 from einspace import load as loading
-from einspace.classtext import source_of
 from einspace.compile import Compiled, compile_space
 from einspace.interface import Interface
 from einspace.load import load
 from grammar.parse import parse
+from ops.source import source_of
 from ops.spec import Op, no_cost, seq
 
 triton = pytest.importorskip("triton", reason="triton has no wheel for this platform")
