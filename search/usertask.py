@@ -1,40 +1,22 @@
 """A user's task: a Python file with `TASK`, a folder of .npy files, a table, or an entry point.
 
 A study has to find the same task again, in its workers and when it is resumed. So a user's task
-carries a `ref`, `<absolute path>#<first 16 digits of the content's sha256>`, and that is what the
-study stores; a ref whose content has changed is refused. Of a Python file only its own text is
-part of the sum, not what it imports. A file is read, never written to, not even a cache beside it.
-Such a file is code and is run: give only what you trust.
+carries a `ref` (`einspace/userfile.py`), and that is what the study stores; a ref whose content has
+changed is refused. A Python file is code and is run: give only what you trust.
 """
 
 import hashlib
 import re
-import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
+from einspace import userfile
 from grammar.errors import StudyError
 from search.data import arrays
 from search.task import Task
 
 GROUP = "einspace.tasks"
-# What a file may raise while it is read; anything else keeps its traceback.
-FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
-MARK = re.compile(r"(?P<path>.+)#(?P<sum>[0-9a-f]{16})", re.DOTALL)
 
 
 def looks_like_path(argument: str) -> bool:
@@ -48,23 +30,22 @@ def from_path(argument: str) -> Task:
 
     Raises: StudyError if there is none or it is no longer the same; DataError if data are amiss.
     """
-    marked = MARK.fullmatch(argument)
-    path = Path(marked["path"] if marked else argument).expanduser()
+    path, asked = userfile.split(argument)
     if not path.exists():
         raise StudyError(
             f"there is no file or folder {str(path)[-200:]!r}",
-            hint="put it back where the study found it" if marked else "see docs/tasks.md",
+            hint="put it back where the study found it" if asked else "see docs/tasks.md",
         )
     path = path.resolve()
     task, content = (
         _from_python(path) if path.suffix == ".py" and path.is_file() else arrays.task(path)
     )
-    if marked and marked["sum"] != content[:16]:
+    if asked and asked != content[:16]:
         raise StudyError(
             f"{path} has changed since the study was made",
-            hint=f"restore it (sha256 {marked['sum']}...), or give another --study name",
+            hint=f"restore it (sha256 {asked}...), or give another --study name",
         )
-    return replace(task, ref=f"{path}#{content[:16]}")
+    return replace(task, ref=userfile.ref(path, content))
 
 
 def entry_points() -> tuple[str, ...]:
@@ -80,9 +61,9 @@ def from_entry_point(name: str) -> Task:
     (found, *_) = metadata.entry_points(group=GROUP, name=name)
     try:
         task = found.load()
-    except FAULTS as error:
+    except userfile.FAULTS as error:
         raise StudyError(
-            f"the task {name!r} of {found.value!r} cannot be imported: {_words(error)}",
+            f"the task {name!r} of {found.value!r} cannot be imported: {userfile.words(error)}",
             hint=f"mend or remove the package that offers it in group {GROUP!r}",
         ) from error
     checked = _checked(task, f"{found.value!r}")
@@ -97,18 +78,9 @@ def from_entry_point(name: str) -> Task:
 def _from_python(path: Path) -> tuple[Task, str]:
     """The `TASK` of a file, and the sum of the very text that was run."""
     content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    module = ModuleType(f"einspace_task_{digest[:16]}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # Dataclasses of the file look themselves up there.
-    try:
-        exec(compile(content, str(path), "exec"), module.__dict__)
-    except FAULTS as error:
-        raise StudyError(
-            f"{path} cannot be run: {_words(error)}{_line(error, path)}",
-            hint="it imports what is installed, not files beside it, and defines TASK",
-        ) from error
-    return _checked(module.__dict__.get("TASK"), str(path)), digest
+    hint = "it imports what is installed, not files beside it, and defines TASK"
+    module = userfile.run(path, content, kind="task", fault=StudyError, hint=hint)
+    return _checked(module.__dict__.get("TASK"), str(path)), hashlib.sha256(content).hexdigest()
 
 
 def _checked(task: object, where: str) -> Task:
@@ -123,19 +95,3 @@ def _checked(task: object, where: str) -> Task:
             hint="names are lower case letters, digits and _",
         )
     return task
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:300]}"
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """The last line of the file itself that the error went through."""
-    if isinstance(error, SyntaxError):
-        return ""
-    trace, line = error.__traceback__, 0
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f" (line {line})" if line else ""
