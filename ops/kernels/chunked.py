@@ -15,9 +15,15 @@ Paper: Qin et al. 2024, arXiv:2405.17381, algorithm 5 with a decay of each token
 in Dao & Gu 2024, arXiv:2405.21060, listing 1.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ops.kernels.chunked_launch import DECAY_KERNELS, decay_triton
+from ops.kernels.dispatch import on_triton
 
 
 def segment_sums(g: Tensor) -> Tensor:
@@ -37,8 +43,13 @@ def split_chunks(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 def chunked_decay(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor | None = None, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """All outputs [B, H, T, V] in the dtype of `v`, and the last state in fp32."""
+    """All outputs [B, H, T, V] in the dtype of `v`, and the last state in fp32.
+
+    On a GPU the Triton engine serves K, V <= 256; what follows here is its specification.
+    """
     b, h, t, value = v.shape
+    if on_triton(q, k, v) and max(k.shape[-1], value) <= 256:
+        return decay_triton(q, k, v, g, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     size = min(chunk, t)
     with torch.autocast(v.device.type, enabled=False):
@@ -78,4 +89,11 @@ def chunked_flops(
 
 
 # What an op lists in `uses` for this engine.
-CHUNKED = (segment_sums, split_chunks, chunked_decay, decay_step)
+CHUNKED: tuple[Callable[..., Any], ...] = (
+    on_triton,
+    *DECAY_KERNELS,
+    segment_sums,
+    split_chunks,
+    chunked_decay,
+    decay_step,
+)
