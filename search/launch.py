@@ -253,7 +253,7 @@ def _tags(setup: Setup, plan: Plan) -> dict[str, str]:
 
     data = find_task(setup.task).load(0)
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "optuna": optuna.__version__,
@@ -268,7 +268,7 @@ def _tags(setup: Setup, plan: Plan) -> dict[str, str]:
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of this code, marked when files differ from it."""
     try:
         git = subprocess.run(
