@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Flag, Float, Int, Word
+from ops.kernels.rows import GATED, gated
 from ops.mlp.common import gated_hidden, mlp_shape
 from ops.spec import Cost, Mismatch, Op, TensorType
 
@@ -65,8 +66,7 @@ class MoE(nn.Module):
         self.register_buffer("balance", torch.zeros(experts))
 
     def expert(self, x: Tensor, index: int) -> Tensor:
-        gate, up = (x @ self.gate_up[index]).chunk(2, -1)
-        return (F.silu(gate) * up) @ self.down[index]
+        return gated(x @ self.gate_up[index], "silu") @ self.down[index]
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits and probabilities [N, E], chosen experts and their weights [N, active]."""
@@ -174,5 +174,6 @@ OP = Op(
     returns=("y", "aux", "stats"),
     mask="use",
     capture=False,
+    uses=GATED,
     paper="arXiv:2101.03961",
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Float
+from ops.kernels.rows import GATED, gated
 from ops.mlp.common import gated_hidden, mlp_shape
 from ops.spec import Cost, Op
 
@@ -23,8 +24,7 @@ class SGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        left, right = self.pair(x).chunk(2, -1)
-        return F.linear(left * right, self.down.weight)
+        return F.linear(gated(self.pair(x), "none"), self.down.weight)
 
 
 OP = Op(
@@ -37,5 +37,6 @@ OP = Op(
         3 * x.dim * gated_hidden(x.dim, mult), 6 * x.numel * gated_hidden(x.dim, mult)
     ),
     causal=True,
+    uses=GATED,
     paper="arXiv:2307.14995",
 )

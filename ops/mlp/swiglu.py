@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Float
+from ops.kernels.rows import GATED, gated
 from ops.mlp.common import gated_hidden, mlp_shape
 from ops.spec import Cost, Op
 
@@ -22,8 +23,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return F.linear(F.silu(gate) * up, self.down.weight)
+        return F.linear(gated(self.gate_up(x), "silu"), self.down.weight)
 
 
 OP = Op(
@@ -36,5 +36,6 @@ OP = Op(
         3 * x.dim * gated_hidden(x.dim, mult), 6 * x.numel * gated_hidden(x.dim, mult)
     ),
     causal=True,
+    uses=GATED,
     paper="arXiv:2002.05202",
 )

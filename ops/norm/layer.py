@@ -9,9 +9,9 @@ Paper: Ba et al. 2016, "Layer Normalization", arXiv:1607.06450, section 3.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Float
+from ops.kernels.rows import NORMED, normed
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -24,7 +24,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         last = x.movedim(1, -1) if x.dim() == 4 else x
-        y = F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps)
+        y = normed(last, self.weight, self.bias, self.eps, center=True)
         return y.movedim(-1, 1) if x.dim() == 4 else y
 
 
@@ -40,5 +40,6 @@ OP = Op(
     shape=_shape,
     cost=lambda x, eps: Cost(params=2 * x.dim),
     causal=True,
+    uses=NORMED,
     paper="arXiv:1607.06450",
 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ops.kernels.rows import NORMED, normed
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -34,7 +35,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         if not self.batch:
-            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps), ()
+            return normed(x, self.weight, self.bias, self.eps, center=True), ()
         fresh = self.training and x.numel() > self.weight.numel()
         # with momentum 1 the kernel leaves the batch's own statistics in these two copies
         mean, var = self.running_mean.clone(), self.running_var.clone()
@@ -64,6 +65,7 @@ OP = Op(
     init=_init,
     cost=lambda x: Cost(params=2 * x.dim),
     causal=True,
+    uses=NORMED,
     returns=("y", "stats"),
     paper="arXiv:2405.20838",
 )

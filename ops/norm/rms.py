@@ -3,7 +3,8 @@
     y = x / sqrt(mean_d x_d^2 + eps) * g
 
 Shapes: seq [B, T, D] and vec [B, D] over D; image [B, C, H, W] over C at every place.
-Statistics in fp32, output in the input's dtype. Cost: D parameters, no matmul.
+Statistics in fp32 at least; output in the input's dtype,
+under autocast on a GPU in autocast's. Cost: D parameters, no matmul.
 Paper: Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467, eq. 4.
 """
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar.domain import Float
+from ops.kernels.rows import NORMED, normed
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -21,10 +23,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(self.axis, keepdim=True) + self.eps)
-        weight = self.weight if self.axis == -1 else self.weight[:, None, None]
-        return y.to(x.dtype) * weight
+        if self.axis == -1:
+            return normed(x, self.weight, None, self.eps)
+        y = normed(x.movedim(self.axis, -1), self.weight, None, self.eps)
+        return y.movedim(-1, self.axis).contiguous()
 
 
 def _shape(x: TensorType, eps: float) -> TensorType:
@@ -40,5 +42,6 @@ OP = Op(
     init=lambda x, eps: {"dim": x.dim, "eps": eps, "axis": 1 if x.kind == "image" else -1},
     cost=lambda x, eps: Cost(params=x.dim),
     causal=True,
+    uses=NORMED,
     paper="arXiv:1910.07467",
 )
