@@ -1,6 +1,11 @@
-"""Associative scans in log2(T) steps (Hillis-Steele): linear and relu recurrences, prefix softmax.
+"""Scans: linear and relu recurrences, prefix softmax.
+
+The functions here are the specification, in log2(T) steps (Hillis-Steele); on a GPU the linear
+recurrence is one kernel (`scan_kernel.py`), and so is that of gates, which are never written out.
 
     linear:  h_t = a_t h_{t-1} + b_t,    (a, b) then (a', b') = (a a', a' b + b')
+    gates:   the linear one; minGRU a = sig(-z), b = sig(z) g(c); minLSTM a = sig(-d),
+             b = sig(d) g(c), d = softplus(-f) - softplus(-i); g(u) = u + 1/2 if u >= 0 else sig(u)
     relu:    h_t = max(0, u h_{t-1} + w_t): maps h -> clamp(a h + b, lo, hi) are closed under
              composition, for any sign of a
     softmax: the triple of a set A of tokens is (m, u, w) = (max s, sum e^{s-m}, sum e^{s-m} v);
@@ -12,13 +17,22 @@ on it. fp32 inside (float64 for float64).
 Papers: Feng et al. 2024, arXiv:2405.13956 (the union); Martin & Cundy 2018, arXiv:1709.04057.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ops.kernels.dispatch import on_triton
+from ops.kernels.scan_kernel import SCAN_KERNELS, GatedScan, LinearScan
+
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
     """h [B, T, D] with h_0 = 0; a and b are [B, T, D]."""
+    if on_triton(a, b) and a.shape == b.shape and b.numel():
+        h: Tensor = LinearScan.apply(a, b)  # type: ignore[no-untyped-call]  # torch gives no type
+        return h
     shift = 1
     while shift < b.shape[1]:
         now, past = a[:, shift:], slice(None, -shift)
@@ -26,6 +40,23 @@ def linear_scan(a: Tensor, b: Tensor) -> Tensor:
         a = torch.cat([a[:, :shift], now * a[:, past]], dim=1)
         shift *= 2
     return b
+
+
+def gate_terms(gates: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """a and b in fp32 of gates side by side: (z | c) of "gru", (f | i | c) of "lstm"."""
+    gates = gates.to(torch.promote_types(gates.dtype, torch.float32))
+    *shares, c = gates.chunk(2 if kind == "gru" else 3, dim=-1)
+    c = torch.where(c >= 0, F.relu(c) + 0.5, c.sigmoid())
+    d = shares[0] if kind == "gru" else F.softplus(-shares[0]) - F.softplus(-shares[1])
+    return (-d).sigmoid(), d.sigmoid() * c
+
+
+def gated_scan(gates: Tensor, kind: str) -> Tensor:
+    """h [B, T, E] of the gates [B, T, 2 E] or [B, T, 3 E], in their type."""
+    if on_triton(gates) and gates.numel():
+        h: Tensor = GatedScan.apply(gates, kind, gates.dtype)  # type: ignore[no-untyped-call]  # torch gives no type
+        return h
+    return linear_scan(*gate_terms(gates, kind)).to(gates.dtype)
 
 
 def relu_scan(u: Tensor, w: Tensor) -> Tensor:
@@ -94,3 +125,7 @@ def prefix_softmax(s: Tensor, v: Tensor, chunk: int = 64) -> Tensor:
         _, u, w = softmax_union((start[0], start[1], start[2]), own)
         out = (w / u.clamp_min(1.0)[..., None]).flatten(2, 3)[:, :, :t]
     return out.to(v.dtype)
+
+
+LINEAR_SCAN: tuple[Callable[..., Any], ...] = (on_triton, *SCAN_KERNELS, linear_scan)
+GATED_SCAN: tuple[Callable[..., Any], ...] = (*LINEAR_SCAN, gate_terms, gated_scan)

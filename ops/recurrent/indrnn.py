@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
-from ops.kernels.scan import linear_scan, relu_scan
+from ops.kernels.scan import LINEAR_SCAN, relu_scan
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -74,6 +74,6 @@ OP = Op(
     cost=_cost,
     causal=True,
     state=True,
-    uses=(linear_scan, relu_scan),
+    uses=(*LINEAR_SCAN, relu_scan),
     paper="arXiv:1803.04831",
 )

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
-from ops.kernels.scan import linear_scan
+from ops.kernels.scan import GATED_SCAN, gate_terms, gated_scan
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -28,19 +27,11 @@ class MinGRU(nn.Module):
         self.gates = nn.Linear(dim, 2 * hidden, bias=bias)
         self.out = nn.Linear(hidden, dim, bias=False) if hidden != dim else None
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The factor 1 - z and the term z g(c), in fp32."""
-        z, c = self.gates(x).chunk(2, dim=-1)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        z, c = z.to(wide), c.to(wide)
-        c = torch.where(c >= 0, F.relu(c) + 0.5, c.sigmoid())
-        return (-z).sigmoid(), z.sigmoid() * c
-
     def merge(self, h: Tensor, x: Tensor) -> Tensor:
         return h.to(x.dtype) if self.out is None else self.out(h.to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merge(linear_scan(*self.project(x)), x)
+        return self.merge(gated_scan(self.gates(x), "gru"), x)
 
     def init_state(self, batch: int, length: int) -> Tensor:
         weight = self.gates.weight
@@ -48,7 +39,7 @@ class MinGRU(nn.Module):
         return weight.new_zeros(batch, weight.shape[0] // 2, dtype=wide)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = self.project(x)
+        a, b = gate_terms(self.gates(x), "gru")
         state = a[:, 0] * state + b[:, 0]
         return self.merge(state[:, None], x), state
 
@@ -78,6 +69,6 @@ OP = Op(
     cost=_cost,
     causal=True,
     state=True,
-    uses=(linear_scan,),
+    uses=GATED_SCAN,
     paper="arXiv:2410.01201",
 )

@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
-from ops.kernels.scan import linear_scan
+from ops.kernels.scan import GATED_SCAN, gate_terms, gated_scan
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -29,19 +28,11 @@ class MinLSTM(nn.Module):
         self.gates = nn.Linear(dim, 3 * hidden, bias=bias)
         self.out = nn.Linear(hidden, dim, bias=False) if hidden != dim else None
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The share of the past and the term that is added, in fp32."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        forget, enter, c = self.gates(x).to(wide).chunk(3, dim=-1)
-        c = torch.where(c >= 0, F.relu(c) + 0.5, c.sigmoid())
-        d = F.softplus(-forget) - F.softplus(-enter)
-        return (-d).sigmoid(), d.sigmoid() * c
-
     def merge(self, h: Tensor, x: Tensor) -> Tensor:
         return h.to(x.dtype) if self.out is None else self.out(h.to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merge(linear_scan(*self.project(x)), x)
+        return self.merge(gated_scan(self.gates(x), "lstm"), x)
 
     def init_state(self, batch: int, length: int) -> Tensor:
         weight = self.gates.weight
@@ -49,7 +40,7 @@ class MinLSTM(nn.Module):
         return weight.new_zeros(batch, weight.shape[0] // 3, dtype=wide)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = self.project(x)
+        a, b = gate_terms(self.gates(x), "lstm")
         state = a[:, 0] * state + b[:, 0]
         return self.merge(state[:, None], x), state
 
@@ -79,6 +70,6 @@ OP = Op(
     cost=_cost,
     causal=True,
     state=True,
-    uses=(linear_scan,),
+    uses=GATED_SCAN,
     paper="arXiv:2410.01201",
 )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ops.kernels.scan import linear_scan
+from ops.kernels.scan import gate_terms, linear_scan
 from ops.recurrent.min_lstm import MinLSTM
 from ops.spec import seq
 from tests.ops.case import Case, close
@@ -45,7 +45,7 @@ def test_it_is_the_log_space_form() -> None:
 def test_the_shares_are_the_normalised_gates() -> None:
     layer, x = MinLSTM(6, 6).double(), torch.randn(2, 9, 6, dtype=torch.float64)
     forget, enter, _ = layer.gates(x).sigmoid().chunk(3, -1)
-    close(layer.project(x)[0], forget / (forget + enter))
+    close(gate_terms(layer.gates(x), "lstm")[0], forget / (forget + enter))
 
 
 def test_a_shut_input_gate_keeps_the_state_and_a_shut_forget_gate_replaces_it() -> None:
@@ -68,7 +68,7 @@ def test_large_gate_inputs_stay_finite(size: float) -> None:
 
 def test_the_scan_is_the_loop_over_a_long_sequence() -> None:
     layer, x = MinLSTM(3, 3), torch.randn(1, 4096, 3)
-    a, b = layer.project(x)
+    a, b = gate_terms(layer.gates(x), "lstm")
     h, rows = torch.zeros(1, 3), []
     for t in range(4096):
         h = a[:, t] * h + b[:, t]
