@@ -9,6 +9,10 @@ Train, on a machine with many cores (needs torch and numpy alone); again to go o
     python -u -m benchmarks.search.table run --kit build/table-kit --out build/table \
         --jobs 16 --minutes 9
 
+A packed table that is not whole is taken up again by writing its shards first, here:
+
+    python -m benchmarks.search.table unpack --task mad_recall --out build/table
+
 Pack the shards into the files that are committed, and say what they show:
 
     python -m benchmarks.search.table pack --kit build/table-kit --out build/table \
@@ -263,7 +267,7 @@ def _names(text: str) -> list[str]:
 
 def _arguments() -> Iterator[argparse.ArgumentParser]:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("prepare", "run", "pack"))
+    parser.add_argument("what", choices=("prepare", "run", "unpack", "pack"))
     parser.add_argument("--kit", type=Path, default=Path("build/table-kit"))
     parser.add_argument("--out", type=Path, default=Path("build/table"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/search"))
@@ -286,6 +290,11 @@ def main() -> None:
             print(f"{name}: {count} architectures", flush=True)
     elif args.what == "run":
         run(args.kit, args.out, names, args.jobs, args.minutes)
+    elif args.what == "unpack":
+        from benchmarks.search.tabular import unpack
+
+        for name in names:
+            print(f"{name}: {unpack(name, args.out, args.results)} trainings", flush=True)
     else:
         from benchmarks.search.tabular import pack
 

@@ -97,6 +97,32 @@ def read(name: str, results: Path = RESULTS) -> Table:
     return Table(content["about"], entries)
 
 
+def unpack(name: str, out: Path, results: Path = RESULTS) -> int:
+    """Write the packed trainings as a shard, so that `run` does the missing ones only; how many.
+
+    Of an architecture with one training that is the one with the first seed: it is done first.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "task": name,
+            "id": entry.id,
+            "seed": seed,
+            "status": s,
+            "curve": c,
+            "test": t,
+            "seconds": n,
+        }
+        for entry in read(name, results).entries.values()
+        for seed, s, c, t, n in zip(
+            SEEDS, entry.status, entry.curves, entry.test, entry.seconds, strict=False
+        )
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (out / f"shard-0-{name}.jsonl").write_text(text, encoding="utf-8")
+    return len(lines)
+
+
 def _row(
     name: str, plan: Planned, found: Mapping[tuple[str, str, int], Mapping[str, Any]]
 ) -> list[object] | None:

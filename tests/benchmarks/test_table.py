@@ -11,7 +11,7 @@ import pytest
 from benchmarks.search.plan import read_data, read_plan, write_plan
 from benchmarks.search.settings import settings
 from benchmarks.search.table import Bench, finished, run, todo, train_one
-from benchmarks.search.tabular import pack, read
+from benchmarks.search.tabular import pack, read, unpack
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,9 @@ def test_a_run_trains_every_architecture_twice_and_a_second_one_nothing(
     assert sorted(tmp_path.iterdir()) == before
     assert "4/4 architectures, 4 with two seeds" in pack(NAME, kit, rows, tmp_path / "packed")
     table = read(NAME, tmp_path / "packed")
+    assert unpack(NAME, tmp_path / "again", tmp_path / "packed") == 8
+    pack(NAME, kit, finished(tmp_path / "again"), tmp_path / "repacked")
+    assert read(NAME, tmp_path / "repacked") == table
     for (_, id_, seed), row in rows.items():
         assert list(table.entries[id_].curves[seed]) == row["curve"]
         assert table.entries[id_].seconds[seed] > 0
