@@ -204,6 +204,7 @@ class Typing:
     ) -> dict[str, Any]:
         known = {
             "many": sum(len(groups.get(i.name, ())) for i in row.inputs if i.many),
+            "given": tuple(i.name for i in row.inputs if i.name in groups),
             "target": self.interface.outputs.get(site.output, self.interface.target),
             "layer": site.layer,
             "seed": zlib.crc32(site.module.encode()),

@@ -97,7 +97,9 @@ class Bench:
 
     @property
     def params(self) -> dict[str, Any]:
-        given = {"target": self.case.target, "layer": self.case.layer, "seed": 0}
+        given: dict[str, Any] = {"target": self.case.target, "layer": self.case.layer, "seed": 0}
+        both = zip(self.op.inputs, self.inputs, strict=True)
+        given["given"] = tuple(i.name for i, kind in both if kind is not None)
         given["many"] = sum(len(t.items) for t in self.case.inputs if t and t.kind == "tuple")
         return complete(self.op, self.case.params) | {name: given[name] for name in self.op.needs}
 

@@ -172,8 +172,8 @@ class Op:
     `shape`, `cost` and `causal` and left out of `forward`'s call. A `variadic` op takes any number
     of equal-rank values instead of one `x`; its `mask` is a tuple, a mask or None for each of
     them. `needs` adds context keywords to shape, init, cost and causal: `target` (the type the
-    task wants), `layer` (index of this module, from 0), `seed` and `many` (how many values the
-    `many` inputs got).
+    task wants), `layer` (index of this module, from 0), `seed`, `many` (how many values the
+    `many` inputs got) and `given` (the names of the inputs that got a value).
     A name in `returns` other than y, aux and stats is an export: `shape` then gives several types,
     y's first; `forward` returns all of them, `alone` (same arguments) y only, for models in which
     nobody reads an export; `step` gives y, `step_all` all. `hides(**params)` says why these
@@ -196,7 +196,7 @@ class Op:
     returns: tuple[str, ...] = ("y",)
     mask: Literal["pass", "use", "end", "none"] = "pass"
     state: bool = False
-    needs: tuple[Literal["target", "layer", "seed", "many"], ...] = ()
+    needs: tuple[Literal["target", "layer", "seed", "many", "given"], ...] = ()
     needs_positions: bool = False
     fixed_length: bool = False
     capture: bool = True
