@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from grammar.domain import Flag, Float, Int
 from ops.kernels.delta import DELTA, chunked_delta, delta_flops, delta_step
 from ops.kernels.mixing import ShortConv, blank, head_norm, heads_first, heads_last
-from ops.spec import Cost, Mismatch, Op, TensorType, need
+from ops.linear.common import head_width
+from ops.spec import Cost, Op, TensorType, need
 
 
 class GatedDeltaNet(nn.Module):
@@ -78,12 +79,7 @@ class GatedDeltaNet(nn.Module):
 
 
 def _widths(x: TensorType, heads: int, expand_k: float, expand_v: float) -> tuple[int, int]:
-    for name, expand in (("expand_k", expand_k), ("expand_v", expand_v)):
-        if expand * x.dim < heads or expand * x.dim % heads:
-            raise Mismatch(
-                f"{name}={expand:g} * dim={x.dim} / heads={heads} is not whole", param=name
-            )
-    return int(expand_k * x.dim) // heads, int(expand_v * x.dim) // heads
+    return head_width(x, heads, expand_k, "expand_k"), head_width(x, heads, expand_v, "expand_v")
 
 
 def _shape(x: TensorType, heads: int, expand_k: float, expand_v: float, **_: Any) -> TensorType:

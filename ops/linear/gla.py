@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from grammar.domain import Float, Int
 from ops.kernels.diagonal import DIAGONAL, chunked_diagonal, diagonal_flops, diagonal_step
 from ops.kernels.mixing import head_norm, heads_first, heads_last
-from ops.spec import Cost, Mismatch, Op, TensorType, need
+from ops.linear.common import head_width
+from ops.spec import Cost, Op, TensorType, need
 
 
 class GatedLinearAttention(nn.Module):
@@ -63,30 +64,27 @@ class GatedLinearAttention(nn.Module):
         return self.merge(o[:, :, None], gate), state
 
 
-def _width(x: TensorType, heads: int, expand: float, param: str) -> int:
-    width = expand * x.dim / heads
-    if width < 1 or width != int(width):
-        raise Mismatch(
-            f"{param}={expand:g} * dim={x.dim} / heads={heads} is not whole", param=param
-        )
-    return int(width)
-
-
 def _shape(x: TensorType, heads: int, expand_k: float, expand_v: float) -> TensorType:
     need(x, "seq")
-    _width(x, heads, expand_k, "expand_k")
-    _width(x, heads, expand_v, "expand_v")
+    head_width(x, heads, expand_k, "expand_k")
+    head_width(x, heads, expand_v, "expand_v")
     return x
 
 
 def _init(x: TensorType, heads: int, expand_k: float, expand_v: float) -> dict[str, Any]:
-    key, value = _width(x, heads, expand_k, "expand_k"), _width(x, heads, expand_v, "expand_v")
+    key, value = (
+        head_width(x, heads, expand_k, "expand_k"),
+        head_width(x, heads, expand_v, "expand_v"),
+    )
     return {"dim": x.dim, "heads": heads, "key": key, "value": value}
 
 
 def _cost(x: TensorType, heads: int, expand_k: float, expand_v: float) -> Cost:
     d, t = x.dim, x.length
-    key, value = _width(x, heads, expand_k, "expand_k"), _width(x, heads, expand_v, "expand_v")
+    key, value = (
+        head_width(x, heads, expand_k, "expand_k"),
+        head_width(x, heads, expand_v, "expand_v"),
+    )
     p, e = heads * key, heads * value
     weights = 2 * d * p + 3 * d * e + 16 * (d + p)
     flops = 2 * t * weights + diagonal_flops(t, heads, key, value)
