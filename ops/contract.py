@@ -222,10 +222,11 @@ def exports(bench: Bench) -> None:
         close(module.alone(*data[:count], **named), whole[0])
         if not (bench.op.state and bench.causal):
             return
-        first: Any = data[0]
-        state, found = module.init_state(BATCH, first.shape[1]), []
-        for t in range(first.shape[1]):
-            *values, state = module.step_all(first[:, t : t + 1], state)
+        given: list[Any] = [v for v in data if v is not None]
+        state, found = module.init_state(BATCH, given[0].shape[1]), []
+        for t in range(given[0].shape[1]):
+            now, *streams = (v[:, t : t + 1] for v in given)
+            *values, state = module.step_all(now, state, *streams)
             found.append(values)
     close(tuple(torch.cat(p, 1) for p in zip(*found, strict=True)), tuple(whole))
 
