@@ -19,7 +19,8 @@ class Result:
 
     `value` is the task's metric on the validation split at the last epoch trained, None unless the
     status is ok or pruned. `curves` maps a name (`train_loss`, `val_acc` ...) to one number an
-    epoch. `metrics` are final numbers: params, flops, seconds, epochs, peak_bytes ...
+    epoch. `metrics` are final numbers: params, flops, seconds, epochs, peak_bytes ... `engine` is
+    how it was trained: `captured`, or `eager: ` and why.
     """
 
     status: Status
@@ -27,6 +28,7 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     error: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class TrialRecord:
     started: float = 0.0
     seconds: float = 0.0
     values: tuple[float, ...] = ()
+    engine: str = ""
 
     def point(self, *, maximize: bool) -> tuple[float, ...] | None:
         """All objectives as numbers to make small; None where one is missing or not finite."""

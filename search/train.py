@@ -2,8 +2,10 @@
 
 The learning rate rises linearly over the first 5 % of the steps and falls to 0 along a cosine.
 Gradients are clipped to norm 1; parameters with one axis or none (gains, biases) do not decay.
-bfloat16 autocast on CUDA only. Everything random comes from one generator, so the same seed,
-device and thread count give the same curves bit for bit.
+bfloat16 autocast on CUDA only, where the whole step is a replayed graph (`search/capture.py`) if
+it can be one; `Result.engine` says which it was and, where it was not, why. Everything random
+comes from one generator, so the same seed, device and thread count give the same curves bit for
+bit on the CPU.
 
 Images stay in the contiguous layout: channels-last was measured 14 % faster on a small
 convolutional net, but a `view` in an op would fail on it.
@@ -15,28 +17,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from einspace.result import Result, Status
+from search.capture import Captured, Emitted, NotCapturable
+from search.feed import Feed
+from search.flat import CLIP
 from search.task import Data, Split, Task
 
 WARM_UP = 0.05
-CLIP = 1.0
 CHECK_EVERY = 16  # steps between looks at the loss, which wait for the device
 
 Report = Callable[[int, float], bool]
-
-
-class Emitted(Protocol):
-    """What an emitted model has besides being a module."""
-
-    def forward_aux(self, x: Tensor) -> tuple[Tensor, Tensor, object]: ...
-
-    def update(self, stats: object) -> None: ...
 
 
 @dataclass(slots=True)
@@ -45,6 +40,7 @@ class _Log:
 
     curves: dict[str, list[float]] = field(default_factory=dict)
     steps: int = 0
+    engine: str = ""
     wall: float = field(default_factory=time.perf_counter)
     cpu: float = field(default_factory=time.process_time)
     memory: int = field(default_factory=lambda: peak_memory())
@@ -69,7 +65,7 @@ class _Log:
         value = more.get("value")
         curves = {name: tuple(points) for name, points in self.curves.items()}
         error = "the loss is not finite" if status == "nan" else ""
-        return Result(status, value, metrics, curves, error)
+        return Result(status, value, metrics, curves, error, self.engine)
 
 
 def peak_memory() -> int:
@@ -90,6 +86,7 @@ def train(
     device: str = "cpu",
     report: Report | None = None,
     measure: Literal["val", "test"] = "val",
+    eager: str = "",
 ) -> Result:
     """Train `model` in place and measure it.
 
@@ -97,7 +94,8 @@ def train(
     the task's `min_epochs` on ends the trial as pruned; where the task has a `patience`, a trial
     ends as ok once that many epochs have brought nothing better. `test`: training reads train and
     validation, nothing is reported, and the test part is read once, at the end. A loss or metric
-    that is not finite ends the trial as nan. The caller seeds the initial weights.
+    that is not finite ends the trial as nan. The caller seeds the initial weights. `eager`: why no
+    step should be captured ("": try).
     """
     if epochs < 1:
         raise ValueError(f"epochs={epochs}; at least one is needed")
@@ -107,15 +105,16 @@ def train(
     model.to(where)
     part = _to(data.train if measure == "val" else join(data.train, data.val), where)
     held_out = _to(_validation(task, data) if measure == "val" else data.test, where)
-    generator = torch.Generator(where).manual_seed(seed)
+    feed = Feed(task, part, torch.Generator(where).manual_seed(seed))
     per_epoch = task.steps_per_epoch or max(1, len(part) // task.budget.batch)
-    optimiser = _optimiser(model, lr, weight_decay)
-    batches = _batches(task, part, generator)
     log = _Log()
+    total = epochs * per_epoch
+    rates = [lr * rate(step, total) for step in range(total)]
+    engine = _engine(model, feed, rates, weight_decay, where, eager)
+    log.engine = engine.said
     for epoch in range(1, epochs + 1):
-        loss = _epoch(model, task, islice(batches, per_epoch), optimiser, log, epochs * per_epoch)
-        log.add("train_loss", loss)
-        if not math.isfinite(loss):
+        log.add("train_loss", _epoch(engine, per_epoch, log))
+        if not math.isfinite(log.curves["train_loss"][-1]):
             return log.result("nan", model, where)
         if measure == "test" and epoch < epochs:
             continue
@@ -158,17 +157,6 @@ def _to(split: Split, device: torch.device) -> Split:
     return Split(split.x.to(device), split.y.to(device))
 
 
-def _optimiser(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    params = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in params if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    for group in groups:
-        group["peak"] = lr
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
-
-
 def rate(step: int, total: int) -> float:
     """The factor on the learning rate at a step (from 0) of `total`."""
     warm = max(1, round(WARM_UP * total))
@@ -180,60 +168,88 @@ def rate(step: int, total: int) -> float:
 def first_batch(task: Task, data: Data, *, seed: int, device: str) -> tuple[Tensor, Tensor]:
     """The batch that a training on the search split with this seed starts with."""
     where = torch.device(device)
-    generator = torch.Generator(where).manual_seed(seed)
-    return next(_batches(task, _to(data.train, where), generator))
+    return Feed(task, _to(data.train, where), torch.Generator(where).manual_seed(seed)).next()
 
 
-def _batches(
-    task: Task, part: Split, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training batches without end; a pass drops the rows that do not fill a batch."""
-    size = min(task.budget.batch, len(part))
-    while True:
-        if task.batch is not None:
-            x, y = task.batch(part, generator, size)
-            yield (x if task.augment is None else task.augment(x, generator)), y
-            continue
-        order = torch.randperm(len(part), generator=generator, device=generator.device)
-        for rows in torch.split(order[: len(part) // size * size], size):
-            x, y = part.x.index_select(0, rows), part.y.index_select(0, rows)
-            yield (x if task.augment is None else task.augment(x, generator)), y
+class Eager:
+    """A model's training, op by op; `said` tells why it is not captured."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        feed: Feed,
+        rates: Sequence[float],
+        weight_decay: float,
+        said: str,
+        *,
+        autocast: bool = True,
+    ) -> None:
+        self.model, self.feed, self.rates, self.said = model, feed, rates, said
+        self.autocast = autocast
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in self.params if p.dim() > 1], "weight_decay": weight_decay},
+            {"params": [p for p in self.params if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=rates[0], fused=True)
+        self.count = 0
 
-def _epoch(
-    model: nn.Module,
-    task: Task,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    optimiser: torch.optim.AdamW,
-    log: _Log,
-    total: int,
-) -> float:
-    """The mean training loss of one epoch, or the first loss seen that is not finite."""
-    model.train()
-    emitted = cast(Emitted, model)
-    params = [p for group in optimiser.param_groups for p in group["params"]]
-    running, count = 0.0, 0
-    pending: list[Tensor] = []
-    for x, y in batches:
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * rate(log.steps, total)
-        optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda):
+    def step(self) -> Tensor:
+        """One training step; its loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rates[self.count]
+        x, y = self.feed.next()
+        self.optimiser.zero_grad(set_to_none=True)
+        emitted = cast(Emitted, self.model)
+        with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda and self.autocast):
             out, aux, stats = emitted.forward_aux(x)
-            loss = task.loss(out, y)
+            loss = self.feed.task.loss(out, y)
         torch.autograd.backward(loss + aux)
-        nn.utils.clip_grad_norm_(params, CLIP)
-        optimiser.step()
+        nn.utils.clip_grad_norm_(self.params, CLIP)
+        self.optimiser.step()
         emitted.update(stats)
-        log.steps += 1
-        pending.append(loss.detach())
-        if len(pending) == CHECK_EVERY:
-            running, count = running + float(torch.stack(pending).sum()), count + len(pending)
-            pending.clear()
-            if not math.isfinite(running):
-                return running
-    left = float(torch.stack(pending).sum()) if pending else 0.0
-    return (running + left) / (count + len(pending))
+        self.count += 1
+        return loss.detach()
+
+    def run(self, count: int) -> Iterator[Tensor]:
+        """Train `count` steps; gives the losses of each stretch."""
+        while count:
+            todo = min(CHECK_EVERY, count)
+            count -= todo
+            yield torch.stack([self.step() for _ in range(todo)])
+
+    def release(self) -> None:
+        """Nothing is held beyond the model."""
+
+
+def _engine(
+    model: nn.Module,
+    feed: Feed,
+    rates: Sequence[float],
+    weight_decay: float,
+    device: torch.device,
+    eager: str,
+) -> Captured | Eager:
+    """What trains the model: the captured step where there is one."""
+    reason = "on the CPU" if device.type == "cpu" else eager
+    if not reason:
+        try:
+            return Captured(model, feed, rates, weight_decay=weight_decay, device=device)
+        except NotCapturable as error:
+            reason = str(error)
+    return Eager(model, feed, rates, weight_decay, f"eager: {reason}")
+
+
+def _epoch(engine: Captured | Eager, count: int, log: _Log) -> float:
+    """The mean training loss of an epoch, or the first sum seen that is not finite."""
+    engine.model.train()
+    running = 0.0
+    for losses in engine.run(count):
+        running += float(losses.sum())
+        log.steps += len(losses)
+        if not math.isfinite(running):
+            return running
+    return running / count
 
 
 def _measure(model: nn.Module, task: Task, split: Split, batch: int) -> tuple[float, float]:
