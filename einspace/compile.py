@@ -35,7 +35,11 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """An architecture ready to run: normal form, id, typed graph, cost and the file's source."""
+    """An architecture ready to run: normal form, id, typed graph, cost and the file's source.
+
+    `eager`: why its training step cannot be captured as a CUDA graph; "" where nothing is known
+    against it.
+    """
 
     text: str
     hash: str
@@ -43,6 +47,7 @@ class Compiled:
     totals: Totals
     source: str
     interface: Interface
+    eager: str = ""
 
     @property
     def params(self) -> int:
@@ -101,7 +106,13 @@ def compile_derivation(derivation: Derivation, typing: Typing) -> Compiled:
     graph = simplify(typed(derivation, typing))
     cost = totals(graph)
     source = emit(typing.table, graph, text, hash_, cost)
-    return Compiled(text, hash_, graph, cost, source, typing.interface)
+    barred = sorted({n.op for n in graph.nodes if n.op in typing.table} - _capturable(typing.table))
+    eager = f"{', '.join(barred)} cannot be captured" if barred else ""
+    return Compiled(text, hash_, graph, cost, source, typing.interface, eager)
+
+
+def _capturable(ops: Mapping[str, Op]) -> set[str]:
+    return {name for name, op in ops.items() if op.capture}
 
 
 def compile_text(text: str, interface: Interface, name: str = "<text>") -> Compiled:

@@ -11,6 +11,7 @@ from einspace.interface import Interface
 Status: TypeAlias = Literal[
     "ok", "pruned", "invalid", "oom", "nan", "timeout", "killed", "bug", "running", "waiting"
 ]
+CAPTURED = "captured"  # how a trial was trained whose step was a CUDA graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ class Result:
 class TrialRecord:
     """One row of the trial table; `text` is the normal form, `seconds` are wall-clock.
 
-    `value` is the task's metric. `values` are all objectives in the order asked, the metric first
-    and the others to be made small; empty where the metric is the only one.
+    `value` is the task's metric, `engine` how it was trained. `values` are all objectives in the
+    order asked, the metric first and the others to be made small; empty where the metric is the
+    only one.
     """
 
     number: int

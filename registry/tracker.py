@@ -241,6 +241,7 @@ def _write(
     facts = {**trial.params, "origin": trial.origin or "-"}
     params = [Param(KEY.sub("_", k), str(v)[:500]) for k, v in facts.items()][:20]
     labels = {"nas.hash": trial.hash, "nas.status": trial.status, "nas.error": trial.error[:2000]}
+    labels |= {"nas.engine": trial.engine[:500]} if trial.engine else {}
     client.log_batch(run_id, rows[:BATCH], params, [RunTag(k, v) for k, v in labels.items()])
     for start in range(BATCH, len(rows), BATCH):
         client.log_batch(run_id, rows[start : start + BATCH])

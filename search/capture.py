@@ -18,18 +18,17 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from einspace.result import CAPTURED
 from search.feed import Feed
 from search.flat import Casts, FlatAdamW
 
 CHUNK = 64  # steps between looks at the loss, which wait for the device
+BROKEN = "the capture broke off: "
 
 
 class NotCapturable(Exception):
-    """A step that no graph can hold, and why. `poisoned`: the process should not go on for long."""
-
-    def __init__(self, reason: str, *, poisoned: bool = False) -> None:
-        super().__init__(reason)
-        self.poisoned = poisoned
+    """A step that no graph can hold, and why. Where the reason begins with `BROKEN`, it was found
+    while capturing, and torch's allocator may not have got over it: a process should end soon."""
 
 
 class Emitted(Protocol):
@@ -85,7 +84,7 @@ def record(
     torch.cuda.synchronize(device)  # A sticky error of the device shows here, and ends the trial.
     if isinstance(failure, torch.OutOfMemoryError):
         raise failure
-    raise NotCapturable(reason_of(failure), poisoned=True) from failure
+    raise NotCapturable(BROKEN + reason_of(failure)) from failure
 
 
 def reason_of(error: BaseException) -> str:
@@ -103,7 +102,7 @@ class Captured:
     so that torch may be told to refuse host syncs. Raises: NotCapturable, the model as it was.
     """
 
-    said = "captured"
+    said = CAPTURED
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class Job:
     `threads`: None means the evaluator's. `costs` are measured on the model, `latency` or
     `peak_bytes`, at its end and after the epochs in `rungs`. `proxy`: nothing is trained, and the
     result's one metric is this score of the untrained model on its first batch, where it exists.
+    `eager`: why no CUDA graph should be tried ("": try).
     """
 
     source: str
@@ -64,6 +65,7 @@ class Job:
     costs: tuple[str, ...] = ()
     rungs: tuple[int, ...] = ()
     proxy: str = ""
+    eager: str = ""
 
 
 @dataclass(frozen=True, slots=True)

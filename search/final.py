@@ -59,10 +59,11 @@ def finalise(
     folder = ledger.folder / "final"
     folder.mkdir(exist_ok=True)
     epochs = ledger.setup.epochs * task.budget.final_factor
-    source = compile_text(winner.text, task.interface).source
+    compiled = compile_text(winner.text, task.interface)
     jobs = [
         Job(
-            source=source,
+            source=compiled.source,
+            eager=compiled.eager,
             seed=seed,
             epochs=epochs,
             lr=winner.params["lr"],

@@ -41,6 +41,7 @@ def trial_record(trial: FrozenTrial) -> TrialRecord:
         trace={k: int(v) for k, v in json.loads(attrs.get("nas.trace", "{}")).items()},
         origin=str(attrs.get("nas.origin", "")),
         error=str(attrs.get("nas.error", "")),
+        engine=str(attrs.get("nas.engine", "")),
         started=start.timestamp() if start else 0.0,
         seconds=(end - start).total_seconds() if start and end else 0.0,
     )

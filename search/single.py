@@ -34,6 +34,7 @@ def train_text(
     compiled = compile_text(source.text, goal.interface, source.name)
     job = Job(
         source=compiled.source,
+        eager=compiled.eager,
         seed=seed,
         epochs=epochs or goal.budget.epochs,
         lr=lr,
@@ -58,4 +59,5 @@ def train_text(
         "split": "test" if final else "validation",
         "metrics": dict(result.metrics),
         "error": result.error,
+        "engine": result.engine,
     }

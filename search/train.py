@@ -112,23 +112,26 @@ def train(
     rates = [lr * rate(step, total) for step in range(total)]
     engine = _engine(model, feed, rates, weight_decay, where, eager)
     log.engine = engine.said
-    for epoch in range(1, epochs + 1):
-        log.add("train_loss", _epoch(engine, per_epoch, log))
-        if not math.isfinite(log.curves["train_loss"][-1]):
-            return log.result("nan", model, where)
-        if measure == "test" and epoch < epochs:
-            continue
-        val_loss, value = _measure(model, task, held_out, task.budget.batch * 4)
-        log.add(f"{measure}_loss", val_loss)
-        log.add(f"{measure}_{task.metric}", value)
-        if not (math.isfinite(val_loss) and math.isfinite(value)):
-            return log.result("nan", model, where)
-        stop = measure == "val" and report is not None and report(epoch, value)
-        if stop and task.budget.min_epochs <= epoch < epochs:
-            return log.result("pruned", model, where, value=value)
-        if measure == "val" and stalled(task, log.curves[f"val_{task.metric}"]):
-            break
-    return log.result("ok", model, where, value=value)
+    try:
+        for epoch in range(1, epochs + 1):
+            log.add("train_loss", _epoch(engine, per_epoch, log))
+            if not math.isfinite(log.curves["train_loss"][-1]):
+                return log.result("nan", model, where)
+            if measure == "test" and epoch < epochs:
+                continue
+            val_loss, value = _measure(model, task, held_out, task.budget.batch * 4)
+            log.add(f"{measure}_loss", val_loss)
+            log.add(f"{measure}_{task.metric}", value)
+            if not (math.isfinite(val_loss) and math.isfinite(value)):
+                return log.result("nan", model, where)
+            stop = measure == "val" and report is not None and report(epoch, value)
+            if stop and task.budget.min_epochs <= epoch < epochs:
+                return log.result("pruned", model, where, value=value)
+            if measure == "val" and stalled(task, log.curves[f"val_{task.metric}"]):
+                break
+        return log.result("ok", model, where, value=value)
+    finally:
+        engine.release()
 
 
 def stalled(task: Task, curve: Sequence[float]) -> bool:

@@ -19,8 +19,8 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from einspace.candidates import Frame, frame
-from einspace.compile import compile_text
-from einspace.result import Result
+from einspace.compile import Compiled, compile_text
+from einspace.result import CAPTURED, Result
 from grammar.errors import SpaceError, UserError
 from search import study as studies
 from search.claim import Nothing, claim
@@ -178,7 +178,7 @@ def _run_trial(
     except SpaceError as error:
         _finish(ledger, trial, Result("invalid", error=error.render()), size)
         return
-    job = _job(ledger.setup, task, compiled.source, trial, spec.threads)
+    job = _job(ledger.setup, task, compiled, trial, spec.threads)
     size = {**size, "state_bytes": compiled.state_bytes} if ledger.setup.objectives else size
     if score is not None and math.isfinite(proxy := score(text, compiled.hash)):
         size = {**size, "proxy": proxy}
@@ -202,13 +202,16 @@ def _run_trial(
         return
     except optuna.exceptions.UpdateFinishedTrialError:
         return  # Taken from us: our beat was late, and another worker gave the trial back.
+    if spec.device != "cpu" and result.engine not in ("", CAPTURED):
+        print(f"trial {trial.number}: trained {result.engine}", file=sys.stderr, flush=True)
     _finish(ledger, trial, result, size)
 
 
-def _job(setup: Setup, task: Task, source: str, trial: Trial, threads: int) -> Job:
+def _job(setup: Setup, task: Task, compiled: Compiled, trial: Trial, threads: int) -> Job:
     """All candidates of a study start from one seed: what differs is the architecture."""
     return Job(
-        source=source,
+        source=compiled.source,
+        eager=compiled.eager,
         seed=setup.seed,
         epochs=setup.epochs,
         lr=trial.suggest_float("lr", *studies.LEARNING_RATE, log=True),
@@ -239,6 +242,7 @@ def _finish(ledger: Ledger, trial: Trial, result: Result, size: Mapping[str, flo
             metrics={**size, **result.metrics},
             curves={k: list(v) for k, v in result.curves.items()},
             error=result.error,
+            engine=result.engine,
         )
         if status == "ok":
             ledger.study.tell(trial, values if goals else value)

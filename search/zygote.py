@@ -172,6 +172,8 @@ def _run_each(owner: Connection, task: "Task", data: "Data", threads: int, devic
     """Job after job in this process, which says when it is the last."""
     import torch
 
+    from search.capture import BROKEN
+
     for number in range(1, JOBS + 1):
         message = _receive(owner)
         while "job" not in message:
@@ -183,7 +185,8 @@ def _run_each(owner: Connection, task: "Task", data: "Data", threads: int, devic
         share = 1.0 if job.memory_bytes is None else min(1.0, job.memory_bytes / total)
         torch.cuda.set_per_process_memory_fraction(share, device)
         result = _run(owner, job, task, data, device)
-        last = result.status not in ("ok", "pruned") or number == JOBS
+        fit = result.status in ("ok", "pruned") and BROKEN not in result.engine
+        last = not fit or number == JOBS
         _send(owner, {"result": asdict(result)})
         _send(owner, {"exit": 0, "last": last})
         if last:
@@ -226,6 +229,7 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
             device=device,
             report=report,
             measure="val" if job.split == "search" else "test",
+            eager=job.eager,
         )
         if result.status in ("ok", "pruned"):
             result = replace(result, metrics={**costs(), **result.metrics})

@@ -25,6 +25,7 @@ OK = TrialRecord(
     origin="prior",
     started=1e9,
     seconds=2.0,
+    engine="eager: moe cannot be captured",
 )
 BUG = TrialRecord(1, "bug", TEXT, "1", error="<script>alert(1)</script>", started=1e9)
 RECORD = SearchRecord(
@@ -56,6 +57,7 @@ def test_a_record_is_projected_once_and_completed_later(uri: str) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.metrics["acc"] == 0.9
     assert run.data.params["lr"] == "0.01"
+    assert run.data.tags["nas.engine"] == "eager: moe cannot be captured"
     assert [m.value for m in client.get_metric_history(ids[0], "val_acc")] == [0.5, 0.9]
     names = {f.path for f in client.list_artifacts(ids[0])}
     assert names == {"architecture.arch", "curves.csv", "graph.svg", "model.py"}

@@ -1,14 +1,18 @@
 """The step that is captured: same numbers as plain training, no trace of its preparation."""
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from einspace.compile import compile_text
+from einspace.interface import Interface
 from einspace.load import load
-from search.capture import CHUNK, Captured, NotCapturable, record
+from ops.spec import seq, tokens
+from search.capture import BROKEN, CHUNK, Captured, NotCapturable, record
 from search.feed import Feed, Order
 from search.task import Split, Task
 from search.tasks.mnist5k import shift
@@ -167,10 +171,35 @@ def test_an_order_never_mixes_two_passes() -> None:
         assert len(set(torch.cat([first, second]).flatten().tolist())) == 9
 
 
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_parameters_have_memory_of_their_own_however_training_ends(value: float) -> None:
+    model = _model(f"y = y + {value!r}".replace("nan", "float('nan')"))
+    made: list[Captured] = []
+
+    def engine(*args: Any) -> Captured:
+        made.append(_captured(args[0], args[1], len(args[2])))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.train._engine", engine)
+        result = train(model, TASK, TASK.load(0), seed=0, epochs=2, lr=1e-3, weight_decay=0.0)
+    assert (result.engine, result.status) == ("captured", "nan" if value else "ok")
+    assert made[0].optimiser is None
+    assert all(p.untyped_storage().nbytes() == p.numel() * 4 for p in model.parameters())
+
+
 def test_training_on_the_cpu_says_that_it_was_eager() -> None:
     data = TASK.load(0)
     result = train(_model(), TASK, data, seed=0, epochs=1, lr=1e-3, weight_decay=0.0)
     assert result.engine == "eager: on the CPU"
+
+
+def test_a_text_with_an_op_that_no_graph_holds_says_so() -> None:
+    image = TASK.interface
+    assert compile_text(NET, image).eager == ""
+    language = Interface({"x": tokens(16, 8)}, target=seq(16, 8))
+    text = "embed(dim=16) >> moe(experts=4) >> head"
+    assert compile_text(text, language).eager == "moe cannot be captured"
 
 
 @pytest.mark.gpu
@@ -188,7 +217,8 @@ def test_on_cuda_the_curve_of_replays_is_that_of_plain_training(task: Task, unro
     assert int(engine.count) == steps
     torch.manual_seed(1)
     plain = _plain(_text_model(text).to(device), _feed(task, "cuda"), steps, "cuda")
-    torch.testing.assert_close(ours, plain, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(ours[:20], plain[:20], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(ours[-20:].mean(), plain[-20:].mean(), atol=5e-2, rtol=5e-2)
 
 
 @pytest.mark.gpu
@@ -198,7 +228,7 @@ def test_on_cuda_a_host_sync_is_refused_and_the_next_model_is_captured() -> None
     model = load(source("assert float(y.sum()) < 1e9"))().to(device)
     with pytest.raises(NotCapturable, match=r"synchroniz.* \(at `assert float") as caught:
         _captured(model, _feed(device="cuda"), device=device)
-    assert not caught.value.poisoned
+    assert BROKEN not in str(caught.value)
     torch.nn.functional.dropout(torch.ones(8, device=device), 0.5)
     assert _captured(_model().to(device), _feed(device="cuda"), device=device).graphs
 
@@ -215,9 +245,8 @@ def test_on_cuda_a_failed_capture_leaves_generators_and_device_usable() -> None:
         torch.rand(4, generator=generator, device=device)
         torch.cuda.synchronize(device)
 
-    with pytest.raises(NotCapturable) as caught:
+    with pytest.raises(NotCapturable, match=BROKEN):
         record(step, device, (generator,))
-    assert caught.value.poisoned
     assert torch.equal(torch.rand(4, generator=generator, device=device), expected)
     torch.nn.functional.dropout(torch.ones(8, device=device), 0.5)
     assert _captured(_model().to(device), _feed(device="cuda"), device=device).graphs

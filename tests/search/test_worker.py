@@ -47,6 +47,7 @@ def test_the_same_seed_gives_the_same_table_under_any_name_whole_or_in_parts() -
     assert {row[1] for row in whole} == {"ok", "pruned"}
     assert any(str(row[7]).startswith("mutation of #") for row in whole)
     assert len({row[3] for row in whole}) == 22
+    assert {t.engine for t in open_ledger("whole").table()} == {"eager: on the CPU"}
     for trial in open_ledger("whole").table():
         if trial.status == "pruned":
             assert trial.metrics["epochs"] == 3
