@@ -36,6 +36,7 @@ from einspace.interface import Interface
 from einspace.load import load
 from grammar.errors import SpaceError
 from ops.spec import tokens
+from search.capture import NotCapturable, record
 from search.data import mad
 from search.scores import IGNORE
 from search.tasks import mqar
@@ -158,18 +159,11 @@ def captured(run: Run, lock: threading.Lock) -> tuple[Callable[[], None], str]:
     for _ in range(3):  # Warm-up counts as training.
         run.step()
     torch.cuda.current_stream().synchronize()
-    graph = torch.cuda.CUDAGraph()
     try:
         with lock:
-            run.optimiser.zero_grad(set_to_none=True)
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                run.step()
-            finally:
-                graph.capture_end()
-    except RuntimeError as error:
-        return run.step, f"eager: {str(error).splitlines()[0][:100]}"
-    return graph.replay, "graph"
+            return record(run.step, run.device).replay, "graph"
+    except NotCapturable as error:
+        return run.step, f"eager: {str(error)[:100]}"
 
 
 def train(run: Run, lock: threading.Lock, deadline: float) -> dict[str, object]:

@@ -11,6 +11,7 @@ where possible: host syncs are looked for with torch's own debug mode, not by fa
 
 import gc
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Protocol, cast
@@ -131,6 +132,7 @@ class Captured:
             with self._untraced():
                 self._prepare()
                 if device.type == "cuda":
+                    torch.cuda.empty_cache()  # What is cached cannot be freed during a capture.
                     for steps in {1, unroll}:
                         self.graphs[steps] = self._graph(steps)
         except Exception:
@@ -326,7 +328,9 @@ def _no_syncs(device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
