@@ -11,7 +11,7 @@ times that with backward. fla refuses its gated backward on Triton 3.4 to 3.7.0 
 import argparse
 import itertools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -206,14 +206,16 @@ def kernels_of(run: Callable[[], object]) -> Iterator[str]:
         yield f"{event.key[:40]} {event.device_time_total:.0f} us"
 
 
-def sweep(name: str, mode: str) -> dict[str, int]:
-    """Coordinate descent over `CHOICES`: every value of a setting, the best is kept."""
-    shape = next(s for s in shapes() if s.name == name)
-    measure = timer(shape, mode)
-    best = decay_config(shape.length, shape.batch * shape.heads, shape.key, shape.value, False)
+def descend(
+    title: str,
+    measure: Callable[[dict[str, int]], float],
+    best: dict[str, int],
+    choices: Mapping[str, tuple[int, ...]],
+) -> dict[str, int]:
+    """Coordinate descent over `choices`: every value of a setting, the best is kept."""
     least = measure(best)
-    print(f"{name} {mode} start {least:.4f} ms {best}", flush=True)
-    for setting, values in CHOICES[mode].items():
+    print(f"{title} start {least:.4f} ms {best}", flush=True)
+    for setting, values in choices.items():
         for value in values:
             if value == best[setting]:
                 continue
@@ -226,8 +228,15 @@ def sweep(name: str, mode: str) -> dict[str, int]:
             print(f"  {setting}={value}: {taken:.4f}", flush=True)
             if taken < 0.99 * least:
                 least, best = taken, config
-    print(f"{name} {mode} best {least:.4f} ms {best}", flush=True)
+    print(f"{title} best {least:.4f} ms {best}", flush=True)
     return best
+
+
+def sweep(name: str, mode: str) -> dict[str, int]:
+    """The best config of a shape, forward or backward."""
+    shape = next(s for s in shapes() if s.name == name)
+    start = decay_config(shape.length, shape.batch * shape.heads, shape.key, shape.value, False)
+    return descend(f"{name} {mode}", timer(shape, mode), start, CHOICES[mode])
 
 
 def profiled(name: str, config: dict[str, int] | None = None) -> None:

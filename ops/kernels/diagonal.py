@@ -18,11 +18,16 @@ Papers: Yang et al. 2023, arXiv:2312.06635, section 4 (secondary chunking, here 
 al. 2024, arXiv:2404.05892, eq. 19 (bonus).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ops.kernels.chunked import segment_sums, split_chunks
+from ops.kernels.diagonal_launch import DIAGONAL_KERNELS, diagonal_triton
+from ops.kernels.dispatch import on_triton
 
 
 def chunked_diagonal(
@@ -34,8 +39,14 @@ def chunked_diagonal(
     bonus: Tensor | None = None,
     chunk: int = 16,
 ) -> tuple[Tensor, Tensor]:
-    """All outputs [B, H, T, V] in the dtype of `v`, and the last state in fp32."""
+    """All outputs [B, H, T, V] in the dtype of `v`, and the last state in fp32.
+
+    On a GPU the Triton engine serves K, V <= 256 without a bonus; what follows here is its
+    specification.
+    """
     b, h, t, value = v.shape
+    if on_triton(q, k, v) and bonus is None and max(k.shape[-1], value) <= 256:
+        return diagonal_triton(q, k, v, g, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     size = min(chunk, t)
     with torch.autocast(v.device.type, enabled=False):
@@ -80,4 +91,11 @@ def diagonal_flops(length: int, heads: int, key: int, value: int, chunk: int = 1
 
 
 # What an op lists in `uses` for this engine.
-DIAGONAL = (segment_sums, split_chunks, chunked_diagonal, diagonal_step)
+DIAGONAL: tuple[Callable[..., Any], ...] = (
+    on_triton,
+    *DIAGONAL_KERNELS,
+    segment_sums,
+    split_chunks,
+    chunked_diagonal,
+    diagonal_step,
+)
