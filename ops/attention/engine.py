@@ -14,11 +14,14 @@ Shapes: x [B, T, D], q [B, H, T, K], k and v [B, kv_heads, S, K]. A query that s
 FLOPs of the plain parts: 4 T D^2 + 2 S kv_dim P + 4 T S D, P = 2 kv_heads K.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from grammar.domain import Domain, Flag, Int, Word
-from ops.kernels.positions import alibi_slopes, rotary
+from ops.kernels.positions import MEETING, alibi_slopes, meeting
 from ops.spec import Cost, Mismatch, TensorType, need, need_divides
 
 
@@ -59,11 +62,7 @@ class ScoreAttention(nn.Module):
             self.register_buffer("slopes", alibi_slopes(heads), persistent=False)
 
     def project(self, x: Tensor, kv: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = split_heads(self.q(x), self.heads)
-        k, v = (split_heads(z, self.kv_heads) for z in self.kv(kv).chunk(2, -1))
-        if self.pos == "rope":
-            q, k = rotary(q, place), rotary(k, place)
-        return q, k, v
+        return meeting(self.q(x), self.kv(kv), place, self.width, turn=self.pos == "rope")
 
     def allowed(self, query: Tensor, key: Tensor) -> Tensor | None:
         return query >= key if self.causal else None
@@ -143,7 +142,13 @@ class ScoreAttention(nn.Module):
         return self.merge(y), state
 
 
-ENGINE = (split_heads, masked_softmax, alibi_slopes, rotary, ScoreAttention)
+ENGINE: tuple[Callable[..., Any], ...] = (
+    split_heads,
+    masked_softmax,
+    alibi_slopes,
+    *MEETING,
+    ScoreAttention,
+)
 
 
 def head_params(*positions: str) -> dict[str, Domain]:

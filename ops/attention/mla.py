@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
 from ops.attention.engine import masked_softmax, split_heads
-from ops.kernels.positions import rotary
+from ops.kernels.positions import ROTARY, rotary
 from ops.spec import Cost, Mismatch, Op, TensorType, need
 
 
@@ -177,6 +177,6 @@ OP = Op(
     causal=lambda x, causal, **_: causal,
     mask="use",
     state=True,
-    uses=(split_heads, masked_softmax, rotary),
+    uses=(split_heads, masked_softmax, *ROTARY),
     paper="arXiv:2405.04434",
 )

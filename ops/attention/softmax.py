@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Flag, Float, Int, Word
 from ops.attention.engine import ENGINE, ScoreAttention, attention_shape, split_heads
-from ops.kernels.positions import rotary
+from ops.kernels.positions import meeting
 from ops.kernels.relative import lrpe, t5_bucket, xpos_scale
 from ops.spec import Cost, Input, Mismatch, Op, TensorType, need
 
@@ -68,13 +68,11 @@ class SoftmaxAttention(ScoreAttention):
             self.theta = nn.Parameter(angles.view(self.kv_heads, self.width))
 
     def project(self, x: Tensor, kv: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = split_heads(self.q(x), self.heads)
-        k, v = (split_heads(z, self.kv_heads) for z in self.kv(kv).chunk(2, -1))
+        gains = None
         if self.q_scale is not None and self.k_scale is not None:
-            q = F.rms_norm(q, (self.width,), None, 1e-6) * self.q_scale.to(q.dtype)
-            k = F.rms_norm(k, (self.width,), None, 1e-6) * self.k_scale.to(k.dtype)
-        if self.pos in ("rope", "xpos"):
-            q, k = rotary(q, place), rotary(k, place)
+            gains = self.q_scale, self.k_scale
+        turn = self.pos in ("rope", "xpos")
+        q, k, v = meeting(self.q(x), self.kv(kv), place, self.width, gains=gains, turn=turn)
         if self.pos == "xpos":
             q = (q * xpos_scale(place, self.width, 1, q)).to(q.dtype)
             k = (k * xpos_scale(place, self.width, -1, k)).to(k.dtype)

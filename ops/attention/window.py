@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Int, Word
-from ops.kernels.positions import rotary
+from ops.kernels.positions import ROTARY, rotary
 from ops.spec import Cost, Mismatch, Op, TensorType, need, need_divides
 
 
@@ -108,6 +108,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(rotary,),
+    uses=ROTARY,
     paper="arXiv:2004.05150",
 )

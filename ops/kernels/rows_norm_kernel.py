@@ -261,11 +261,15 @@ class NormRows(torch.autograd.Function):
         return *found, None, None, None
 
 
+SUM_LINES: tuple[Callable[..., Any], ...] = (
+    *((sum_lines,) if triton is not None else ()),
+    lines_summed,
+)
 NORM_KERNELS: tuple[Callable[..., Any], ...] = (
-    *((norm_rows_forward, norm_rows_backward, sum_lines) if triton is not None else ()),
+    *((norm_rows_forward, norm_rows_backward) if triton is not None else ()),
+    *SUM_LINES,
     norm_config,
     norm_forward,
-    lines_summed,
     norm_backward,
     NormRows,
 )

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from grammar.domain import Int
 from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
 from ops.kernels.mixing import head_norm, heads_first, heads_last
-from ops.kernels.positions import rotary
+from ops.kernels.positions import ROTARY, rotary
 from ops.spec import Cost, Mismatch, Op, TensorType, need, need_divides
 
 
@@ -95,6 +95,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(heads_first, heads_last, head_norm, rotary, *CHUNKED),
+    uses=(heads_first, heads_last, head_norm, *ROTARY, *CHUNKED),
     paper="arXiv:2307.08621",
 )
