@@ -224,7 +224,7 @@ class Captured:
         kept = [t.clone() for t in tensors]
         places = self._places()
         try:
-            with _no_syncs(self.device) if self.alone else nullcontext():
+            with no_syncs(self.device) if self.alone else nullcontext():
                 self.step()
             moved = [n for n, place in self._places().items() if places.get(n) != place]
             if moved:
@@ -247,7 +247,7 @@ class Captured:
         """Random numbers are as before afterwards; on CUDA, what runs here has its own stream."""
         state = self._random_state()
         try:
-            with _aside(self.device):
+            with aside(self.device):
                 yield
         finally:
             self._set_random_state(state)
@@ -306,7 +306,7 @@ class Captured:
 
 
 @contextmanager
-def _aside(device: torch.device) -> Iterator[None]:
+def aside(device: torch.device) -> Iterator[None]:
     """A stream of its own on CUDA, as a capture needs; nothing elsewhere."""
     if device.type != "cuda":
         yield
@@ -322,7 +322,7 @@ def _aside(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _no_syncs(device: torch.device) -> Iterator[None]:
+def no_syncs(device: torch.device) -> Iterator[None]:
     """An operation that waits for the device is an error here."""
     if device.type != "cuda":
         yield

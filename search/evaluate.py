@@ -43,8 +43,8 @@ class Job:
     `wall_seconds` leaves out the time spent in the owner's `report`. `weights`: where to write the
     trained state as safetensors ("": nowhere). `bequest`, `estate`, `matched`: where to leave the
     weights for children, where the parent's lie, which modules correspond (`search/inherit.py`).
-    `threads`: None means the evaluator's. `costs` are measured on the model, `latency` or
-    `peak_bytes`, at its end and after the epochs in `rungs`. `proxy`: nothing is trained, and the
+    `threads`: None means the evaluator's. `costs` (`search.objectives.MEASURED`) are measured on
+    the model at its end and after the epochs in `rungs`. `proxy`: nothing is trained, and the
     result's one metric is this score of the untrained model on its first batch, where it exists.
     `eager`: why no CUDA graph should be tried ("": try).
     """

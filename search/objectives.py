@@ -6,9 +6,11 @@
     peak_bytes   memory that training took (on a CPU: growth of the process's resident set)
     latency      seconds of one forward pass of the trained module: evaluation mode, no gradients,
                  batch 1, on the search's device and with the trial's threads; the median of 21
-                 passes after 5 that do not count
+                 passes after 5 that do not count; on a GPU replays of a captured pass
+    decode_latency  seconds of one decoded token, likewise; a model that cannot decode pays a whole
+                 forward pass
 
-The last two are measured, so a search over one of them is not reproducible number for number.
+The last three are measured, so a search over one of them is not reproducible number for number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from grammar.errors import StudyError, did_you_mean
 
 STATIC = ("params", "flops", "state_bytes")
-MEASURED = ("peak_bytes", "latency")
+MEASURED = ("peak_bytes", "latency", "decode_latency")
 COSTS = (*STATIC, *MEASURED)
 
 

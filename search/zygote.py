@@ -266,10 +266,10 @@ def _scored(job: Job, model: "nn.Module", task: "Task", data: "Data", device: st
 def _costs(
     names: Sequence[str], model: "nn.Module", data: "Data", device: str, before: int
 ) -> dict[str, float]:
-    """The costs named of a model as it is now: `latency` in seconds, `peak_bytes` since then."""
+    """The costs named of a model as it is now: latencies in seconds, `peak_bytes` since then."""
     import torch
 
-    from search.latency import latency
+    from search.latency import decode_latency, latency
     from search.train import peak_memory
 
     found: dict[str, float] = {}
@@ -279,6 +279,8 @@ def _costs(
         found["peak_bytes"] = float(grown)
     if "latency" in names:
         found["latency"] = latency(model, data.val.x[:1].to(device))
+    if "decode_latency" in names:
+        found["decode_latency"] = decode_latency(model, data.val.x[:1].to(device))
     return found
 
 

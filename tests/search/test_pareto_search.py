@@ -12,7 +12,7 @@ from einspace.dominance import fronts
 from einspace.result import TrialRecord
 from grammar.errors import StudyError
 from search.halving import goes_on, rungs
-from search.latency import latency
+from search.latency import decode_latency, latency
 from search.objectives import objectives_of
 from search.records import search_record
 from search.setup import setup_of
@@ -72,7 +72,7 @@ def test_each_decision_at_a_rung_can_be_read_from_the_study() -> None:
 
 
 def test_measured_costs_are_objectives() -> None:
-    goals = ("acc", "latency", "peak_bytes", "state_bytes", "flops")
+    goals = ("acc", "latency", "decode_latency", "peak_bytes", "state_bytes", "flops")
     ledger(epochs=4, min_epochs=3, objectives=goals, pruner="halving", strategy="pareto")
     work(trials=4)
     opened = open_ledger("small")
@@ -80,6 +80,7 @@ def test_measured_costs_are_objectives() -> None:
     for trial in opened.table():
         assert trial.values == (trial.value, *(trial.metrics[g] for g in goals[1:]))
         assert 1e-6 < trial.metrics["latency"] < 1.0
+        assert 1e-6 < trial.metrics["decode_latency"] < 1.0
 
 
 def test_without_a_pruner_every_trial_trains_to_its_end() -> None:
@@ -290,3 +291,42 @@ def test_latency_is_the_median_pass_in_evaluation_mode() -> None:
     assert not any(seen)
     assert model.training
     assert len(seen) == 26
+
+
+def test_decoding_is_timed_by_its_step_and_without_one_by_the_whole_pass() -> None:
+    import torch
+
+    from einspace.compile import compile_text
+    from einspace.interface import Interface
+    from einspace.load import load
+    from ops.spec import seq, tokens
+
+    def model(text: str) -> torch.nn.Module:
+        language = Interface({"x": tokens(512, 8)}, target=seq(512, 8))
+        return load(compile_text(text, language).source)()
+
+    x = torch.zeros(1, 512, dtype=torch.long)
+    causal = model("embed(dim=128) >> residual(gru) >> head")
+    assert decode_latency(causal, x) < latency(causal, x) / 5
+    whole = model("embed(dim=128) >> softmax_attn(heads=2) >> head")
+    assert not hasattr(whole, "step")
+    assert decode_latency(whole, x) > latency(whole, x) / 5
+
+
+@pytest.mark.gpu
+def test_on_cuda_a_captured_pass_is_timed_and_one_that_cannot_be_captured_too() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    layers = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(50))).cuda()
+    x = torch.zeros(1, 64, device="cuda")
+    captured = latency(layers, x)
+
+    class Synced(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = layers(x)
+            assert float(y.sum()) < 1e9
+            return y
+
+    assert captured < latency(Synced(), x) / 2
