@@ -41,7 +41,7 @@ def _trial(
     engine: Captured | Eager
     with lock:  # One capture at a time in a process.
         model = build(kit.source(key), device, kernels=method == "captured")
-        feed = feed_of("small", rows, device)
+        feed = feed_of("small", rows, device, kernels=method == "captured")
         if method == "captured":
             engine = Captured(model, feed, rates(), weight_decay=DECAY, device=device, alone=alone)
         else:

@@ -21,7 +21,7 @@ def profile(rows: str, out: Path, folder: Path | None) -> None:
     for row in rows.split(","):
         size, name = row.split("/")
         model = build(kit.source((size, name)), device, kernels=True)
-        feed = feed_of(size, rows_of(size, device), device)
+        feed = feed_of(size, rows_of(size, device), device, kernels=True)
         engine = Captured(model, feed, rates(), weight_decay=DECAY, device=device)
         step = step_seconds(_from_start(engine))
         table = _table(engine)
