@@ -19,17 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.parity.softmax import (
-    DIM,
-    HEADS,
-    LENGTH,
-    TOLERANCE,
-    Pair,
-    copy,
-    differences,
-    fill,
-    part,
-)
+from benchmarks.parity.pairs import DIM, HEADS, LENGTH, Pair, copy, fill, part, table
 from ops.linear.attn import LinearAttention
 from ops.linear.cosformer import CosFormer
 from ops.linear.gla import GatedLinearAttention
@@ -299,25 +289,5 @@ GROUPS = (
 )
 
 
-def main() -> int:
-    """Print a line a pair; 1 if any pair without an explanation differs."""
-    torch.manual_seed(5)
-    x, wrong = torch.randn(2, LENGTH, DIM, dtype=torch.float64), 0
-    print(f"{'op':<50}{'peer':<46}{'output':>9}{'gradient':>10}  verdict")
-    for group in GROUPS:
-        try:
-            pairs = list(group())
-        except ImportError as missing:
-            print(f"{group.__name__:<50}{'not installed':<46}{'':>19}  left out ({missing})")
-            continue
-        for pair in pairs:
-            output, gradient = differences(pair, x)
-            equal = max(output, gradient) < TOLERANCE
-            wrong += not equal and not pair.note
-            verdict = "equal" if equal else f"differs: {pair.note}" if pair.note else "DIFFERS"
-            print(f"{pair.op:<50}{pair.peer:<46}{output:>9.1e}{gradient:>10.1e}  {verdict}")
-    return int(wrong > 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(table(GROUPS))

@@ -6,19 +6,26 @@ Peers: torch; transformers (4.57), x-transformers (2.31), entmax (1.3), linforme
 nystrom-attention (0.0.14), reformer-pytorch (1.4.4). A peer that is not installed is named and left
 out; the exit code is 1 if any pair differs without an explanation. Everything in float64;
 transformers and x-transformers compute angles and softmax in float32, hence the tolerance of 1e-5.
-Errors are the largest difference of the output and of the gradient of the input, as shares of the
-largest value.
 """
 
-import importlib
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.parity.pairs import (
+    DIM,
+    HEADS,
+    LENGTH,
+    Function,
+    Pair,
+    copy,
+    fill,
+    part,
+    table,
+)
 from ops.attention.differential import DifferentialAttention
 from ops.attention.engine import split_heads
 from ops.attention.linformer import Linformer
@@ -28,54 +35,6 @@ from ops.attention.reformer import ReformerAttention
 from ops.attention.softmax import SoftmaxAttention
 from ops.attention.sparse_weights import entmax_weights, sparsemax_weights
 from ops.attention.talking_heads import TalkingHeads
-
-DIM, HEADS, LENGTH, TOLERANCE = 32, 4, 40, 1e-5
-Function = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One op and its peer, ready to be called with the same input."""
-
-    op: str
-    peer: str
-    ours: Function
-    theirs: Function
-    note: str = ""
-
-
-def differences(pair: Pair, x: Tensor) -> tuple[float, float]:
-    """Largest difference of outputs and of input gradients, as shares of the largest value."""
-    found = []
-    for function in (pair.ours, pair.theirs):
-        given = x.clone().requires_grad_()
-        y = function(given)
-        torch.manual_seed(1)
-        (y * torch.randn(y.shape, dtype=y.dtype)).sum().backward()  # not _like: strides differ
-        assert given.grad is not None
-        found.append((y.detach(), given.grad))
-    (y, g), (y_peer, g_peer) = found
-    y_error = (y - y_peer).abs().max() / y_peer.abs().max()
-    return y_error.item(), ((g - g_peer).abs().max() / g_peer.abs().max()).item()
-
-
-def part(module: str, name: str) -> Any:
-    """A name of a peer. Raises: ImportError where the peer is not installed."""
-    return getattr(importlib.import_module(module), name)
-
-
-def fill(layer: nn.Module) -> Any:
-    """The layer in float64, its one-dimensional weights away from their start."""
-    torch.manual_seed(0)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
-    return layer.double().eval()
-
-
-def copy(pairs: list[tuple[nn.Parameter | Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for target, source in pairs:
-            target.copy_(source)
 
 
 def llama_weights(ours: SoftmaxAttention, theirs: Any) -> None:
@@ -392,25 +351,5 @@ GROUPS = (
 )
 
 
-def main() -> int:
-    """Print a line a pair; 1 if any pair without an explanation differs."""
-    torch.manual_seed(5)
-    x, wrong = torch.randn(2, LENGTH, DIM, dtype=torch.float64), 0
-    print(f"{'op':<40}{'peer':<38}{'output':>9}{'gradient':>10}  verdict")
-    for group in GROUPS:
-        try:
-            pairs = list(group())
-        except ImportError as missing:
-            print(f"{group.__name__:<40}{'not installed':<38}{'':>19}  left out ({missing})")
-            continue
-        for pair in pairs:
-            output, gradient = differences(pair, x)
-            equal = max(output, gradient) < TOLERANCE
-            wrong += not equal and not pair.note
-            verdict = "equal" if equal else f"differs: {pair.note}" if pair.note else "DIFFERS"
-            print(f"{pair.op:<40}{pair.peer:<38}{output:>9.1e}{gradient:>10.1e}  {verdict}")
-    return int(wrong > 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(table(GROUPS))
