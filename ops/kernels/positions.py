@@ -53,7 +53,7 @@ def meeting(
         both = gains or (None, None)
         out = MeetRows.apply(q, kv, place, *both, width, 1e-6, turn)  # type: ignore[no-untyped-call]  # torch gives no type
         return out[0], out[1], out[2]
-    q, k, v = (z.unflatten(-1, (-1, width)).transpose(1, 2) for z in (q, *kv.chunk(2, -1)))
+    q, k, v = (torch.unflatten(z, -1, (-1, width)).transpose(1, 2) for z in (q, *kv.chunk(2, -1)))
     if gains is not None:
         q = F.rms_norm(q, (width,), None, 1e-6) * gains[0].to(q.dtype)
         k = F.rms_norm(k, (width,), None, 1e-6) * gains[1].to(k.dtype)

@@ -39,8 +39,9 @@ def turn_forward(
     eps: float,
     turn: bool,
     config: tuple[int, int, int] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """q' [B, T, H, K] and k' [B, S, G, K] of q [B, T, H, K] and kv [B, S, 2, G, K]."""
+) -> tuple:  # type: ignore[type-arg]  # of tensors, None where there is none
+    """q' [B, T, H, K] and k' [B, S, G, K] of q [B, T, H, K] and kv [B, S, 2, G, K];
+    None where there is no kv."""
     batch, length, heads, width = q.shape
     others, groups = (0, 0) if kv is None else (kv.shape[1], kv.shape[3])
     span, few, warps = config or turn_config(heads, width // 2)
@@ -83,7 +84,7 @@ def turn_backward(
     eps: float,
     turn: bool,
     config: tuple[int, int, int] | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+) -> tuple:  # type: ignore[type-arg]  # of tensors, None where there is none
     """Gradients of q, kv and the gains; `grads` are those of q', k' and v, [B, T, heads, K]."""
     batch, length, heads, width = q.shape
     others, groups = (0, 0) if kv is None else (kv.shape[1], kv.shape[3])
@@ -144,8 +145,8 @@ class TurnRows(torch.autograd.Function):
     def backward(ctx, dy):
         q, place = ctx.saved_tensors
         grads = dy.transpose(1, 2), None, None
-        found = turn_backward(grads, q.transpose(1, 2), None, place, (None, None), 0.0, True)
-        return found[0].transpose(1, 2), None
+        dq, *_ = turn_backward(grads, q.transpose(1, 2), None, place, (None, None), 0.0, True)
+        return dq.transpose(1, 2), None
 
 
 class MeetRows(torch.autograd.Function):
@@ -165,8 +166,7 @@ class MeetRows(torch.autograd.Function):
     def backward(ctx, *grads):
         q, kv, place, *gains = ctx.saved_tensors
         grads = tuple(g.transpose(1, 2) for g in grads)
-        found = turn_backward(grads, q, kv, place, tuple(gains), ctx.eps, ctx.turn)
-        dq, dkv, *dgains = found
+        dq, dkv, *dgains = turn_backward(grads, q, kv, place, tuple(gains), ctx.eps, ctx.turn)
         return dq.flatten(2), dkv.flatten(2), None, *dgains, None, None, None
 
 
