@@ -15,10 +15,15 @@ Papers: Yang et al. 2024, arXiv:2406.06484, eq. 8-11 (g = 0); Yang et al. 2024, 
 section 3.3.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ops.kernels.chunked import segment_sums, split_chunks
+from ops.kernels.delta_launch import DELTA_KERNELS, delta_triton
+from ops.kernels.dispatch import on_triton
 
 
 def chunked_delta(
@@ -30,8 +35,13 @@ def chunked_delta(
     state: Tensor | None = None,
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """All outputs [B, H, T, V] in the dtype of `v`, and the last state in fp32."""
+    """All outputs [B, H, T, V] in the dtype of `v`, and the last state in fp32.
+
+    On a GPU the Triton engine serves K <= 128, V <= 256; what follows here is its specification.
+    """
     b, h, t, value = v.shape
+    if on_triton(q, k, v) and k.shape[-1] <= 128 and value <= 256:
+        return delta_triton(q, k, v, beta, g, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     size = min(chunk, t)
     with torch.autocast(v.device.type, enabled=False):
@@ -77,4 +87,11 @@ def delta_flops(length: int, heads: int, key: int, value: int, chunk: int = 64) 
 
 
 # What an op lists in `uses` for this engine.
-DELTA = (segment_sums, split_chunks, chunked_delta, delta_step)
+DELTA: tuple[Callable[..., Any], ...] = (
+    on_triton,
+    *DELTA_KERNELS,
+    segment_sums,
+    split_chunks,
+    chunked_delta,
+    delta_step,
+)

@@ -1,0 +1,193 @@
+"""Launches of the delta rule's kernels, and their autograd function.
+
+Mathematics, passes and floors stand in `ops.kernels.delta_kernel`. Nothing here waits for the
+device.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops.kernels.chunked_launch import decay_like, decay_types, decay_width
+from ops.kernels.delta_kernel import DELTA_JIT
+
+try:
+    import triton
+except ImportError:  # the PyTorch reference serves
+    triton = None
+
+if triton is not None:
+    from ops.kernels.delta_kernel import delta_back, delta_grads, delta_solve, delta_walk
+
+
+def delta_config(rows: int, key: int, value: int, wide: bool) -> dict[str, int]:
+    """Block sizes by shape class: `rows` = batch * heads, `wide`: fp32 products.
+
+    A walk is one program a tile of V, one after another along the sequence: few rows take narrow
+    tiles.
+    """
+    block = 16 if rows < 64 or wide else 32
+    return {
+        "block": block,
+        "warps": 4,
+        "stages": 1 if wide else 2,
+        "back_block": block,
+        "back_warps": 4,
+        "back_stages": 1 if wide else 2,
+        "grads_block": 32 if wide else 64,
+        "grads_warps": 4 if key <= 64 and not wide else 8,
+        "grads_stages": 1,
+        "solve_warps": 2,
+    }
+
+
+def delta_solved(
+    k: Tensor, beta: Tensor, g: Tensor, gated: bool, dot: torch.dtype, config: dict[str, int]
+) -> Tensor:
+    """T of every chunk, [B, H, chunks, 64, 64]; what stands above the diagonal is undefined."""
+    b, h, t, key = k.shape
+    chunks = triton.cdiv(t, 64)
+    solved = k.new_empty(b, h, chunks, 64, 64, dtype=dot)
+    delta_solve[(b * h * chunks,)](
+        k, beta, g, solved, *k.stride()[:3], *beta.stride(), *g.stride(), h, t, chunks,
+        KQ=key, P=decay_width(key), GATED=gated, **decay_types(dot),
+        num_warps=config["solve_warps"],
+    )  # fmt: skip
+    return solved
+
+
+def delta_forward(
+    parts: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    state: Tensor | None,
+    gated: bool,
+    keep: bool,
+    dot: torch.dtype,
+    config: dict[str, int],
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Outputs, the last state and, as `keep` says, what backward needs: T, F and the states."""
+    q, k, v, beta, g = parts
+    (b, h, t, key), value = q.shape, v.shape[-1]
+    chunks = triton.cdiv(t, 64)
+    solved = delta_solved(k, beta, g, gated, dot, config)
+    o, last = decay_like(v), v.new_empty(b, h, key, value, dtype=torch.float32)
+    fresh = v.new_empty(b, h, t, value, dtype=dot) if keep else solved
+    states = v.new_empty(b, h, chunks, key, value, dtype=dot) if keep else solved
+    block = min(config["block"], decay_width(value))
+    delta_walk[(b * h * triton.cdiv(value, block),)](
+        q, k, v, beta, g, solved, o, fresh, states, last if state is None else state, last,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride(),
+        *o.stride()[:3], h, t, chunks, KQ=key, PQ=decay_width(key), KV=value, BV=block,
+        GATED=gated, HAS_FIRST=state is not None, KEEP=keep, **decay_types(dot),
+        num_warps=config["warps"], num_stages=config["stages"],
+    )  # fmt: skip
+    return o, last, (solved, fresh, states) if keep else ()
+
+
+def delta_backward(
+    parts: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    kept: tuple[Tensor, ...],
+    do: Tensor,
+    dlast: Tensor | None,
+    gated: bool,
+    wants: tuple[bool, bool],
+    dot: torch.dtype,
+    config: dict[str, int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """dq, dk, dv, db and, as `wants` says, dg and the first state's gradient."""
+    (q, k, v, beta, g), (solved, fresh, states) = parts, kept
+    (b, h, t, key), value = q.shape, v.shape[-1]
+    chunks = triton.cdiv(t, 64)
+    right, later = fresh.new_empty(fresh.shape), states.new_empty(states.shape)
+    first = v.new_empty(b, h, key, value, dtype=torch.float32) if wants[1] else None
+    block = min(config["back_block"], decay_width(value))
+    sizes = {"KQ": key, "PQ": decay_width(key), "KV": value, "GATED": gated}
+    delta_back[(b * h * triton.cdiv(value, block),)](
+        q, k, beta, g, solved, do, right, later,
+        *(solved if x is None else x for x in (dlast, first)),
+        *q.stride()[:3], *k.stride()[:3], *beta.stride(), *g.stride(), *do.stride()[:3],
+        h, t, chunks, BV=block, HAS_LAST=dlast is not None, STORE_FIRST=wants[1], **sizes,
+        **decay_types(dot), num_warps=config["back_warps"], num_stages=config["back_stages"],
+    )  # fmt: skip
+    dq, dk, dv = decay_like(q), decay_like(k), decay_like(v)
+    db = v.new_empty(b, h, t, dtype=torch.float32)
+    dg = v.new_empty(b, h, t, dtype=torch.float32) if wants[0] else None
+    delta_grads[(b * h * chunks,)](
+        q, k, v, beta, g, do, fresh, right, states, later, dq, dk, dv, db, db if dg is None else dg,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride(),
+        *do.stride()[:3], *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3], h, t, chunks,
+        BV=min(config["grads_block"], decay_width(value)), HAS_GATE=wants[0], **sizes,
+        **decay_types(dot), num_warps=config["grads_warps"], num_stages=config["grads_stages"],
+    )  # fmt: skip
+    return dq, dk, dv, db, dg, first
+
+
+class DeltaTriton(torch.autograd.Function):
+    """(o, last state) of q, k [B, H, T, K], v [B, H, T, V], b [B, H, T], g [B, H, T or 1]."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, beta, g, state, dot, config):  # type: ignore[no-untyped-def]  # torch's context has no type
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        gated = g.shape[-1] > 1 or q.shape[2] == 1
+        if state is not None:
+            state = state.float().contiguous()
+        keep = any(ctx.needs_input_grad)
+        parts = (q, k, v, beta, g)
+        o, last, kept = delta_forward(parts, state, gated, keep, dot, config)
+        ctx.save_for_backward(*parts, *kept)
+        ctx.gated, ctx.dot, ctx.config = gated, dot, config
+        ctx.set_materialize_grads(False)
+        return o, last
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, do, dlast):  # type: ignore[no-untyped-def]  # torch's context has no type
+        parts, kept = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        do = torch.zeros_like(parts[2]) if do is None else do
+        do = do if do.stride(-1) == 1 else do.contiguous()
+        dlast = None if dlast is None else dlast.float().contiguous()
+        wants = (ctx.needs_input_grad[4], ctx.needs_input_grad[5])
+        grads = delta_backward(parts, kept, do, dlast, ctx.gated, wants, ctx.dot, ctx.config)
+        return (*grads, None, None)
+
+
+def delta_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor,
+    state: Tensor | None = None,
+    config: dict[str, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `chunked_delta` computes, on the kernels; under autocast with products in its type."""
+    b, h, t, value = v.shape
+    key = k.shape[-1]
+    dot = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    if torch.is_autocast_enabled(v.device.type):
+        dot = torch.get_autocast_dtype(v.device.type)
+    beta = beta.expand(b, h, t)
+    g = g.reshape(*(1,) * (3 - g.dim()), *g.shape)
+    fixed = (g.shape[-1] == 1 or g.stride(-1) == 0) and not g.requires_grad
+    g = g[..., :1].expand(b, h, 1) if fixed else g.expand(b, h, t)
+    q, k = q.expand(b, h, t, key), k.expand(b, h, t, key)
+    if config is None:
+        config = delta_config(b * h, key, value, dot == torch.float32)
+    parts = (q, k, v, beta, g, state, dot, config)
+    o, last = DeltaTriton.apply(*parts)  # type: ignore[no-untyped-call]  # torch gives no type
+    return o, last
+
+
+DELTA_KERNELS: tuple[Callable[..., Any], ...] = (
+    *DELTA_JIT,
+    decay_width,
+    decay_like,
+    decay_types,
+    delta_config,
+    delta_solved,
+    delta_forward,
+    delta_backward,
+    DeltaTriton,
+    delta_triton,
+)
