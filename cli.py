@@ -26,6 +26,7 @@ COMMANDS = (
     search.train,
     search.search,
     search.worker,
+    search.warm,
     study.status,
     study.best,
     study.learn,

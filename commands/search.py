@@ -150,3 +150,49 @@ def worker(
     spec = WorkerSpec(study=study, trials=trials, storage=storage, threads=threads, device=device)
     ending = run_worker(spec)
     say(f"{ending.reason}: {ending.message}")
+
+
+def warm(
+    space: Text,
+    task: TaskOption = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=10_000, help="architectures")] = 64,
+    seed: int = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="default: half the cores")] = None,
+    device: str = "cuda",
+    json: Json = False,
+) -> None:
+    """Compile the kernels that a search of a space will need into Triton's cache on disk."""
+    import os
+    import time
+
+    from einspace.library import resolve
+    from grammar.errors import SpaceError, StudyError
+    from search.device import check_device
+    from search.tasks import find
+    from search.warm import chosen, summary
+    from search.warm import warm as compile_ahead
+
+    source, default = resolve(space)
+    name = task or default
+    if name is None:
+        raise SpaceError("nothing says what the space is for", hint="add --task NAME")
+    if device == "cpu":
+        raise StudyError("a CPU runs no kernels of ours", hint="give --device cuda")
+    check_device(device)
+    start, rows = time.perf_counter(), []
+    nets = chosen(source.text, find(name), n, seed)
+    at_once = processes or max(1, len(os.sched_getaffinity(0)) // 2)
+    for row in compile_ahead(nets, name, device=device, processes=at_once):
+        rows.append(row)
+        if not json:
+            state = row.error or f"{len(row.compiled)} compiled, {len(row.found)} on disk"
+            say(f"{len(rows)}/{len(nets)}  {row.seconds:6.2f} s  {state}  {row.engine}")
+    found = summary(rows, time.perf_counter() - start)
+    if json:
+        return dump(found)
+    for text, why in {**dict(found["eager"]), **dict(found["failed"])}.items():  # type: ignore[call-overload]  # JSON's object
+        say(f"{why}: {text}")
+    say(
+        f"{found['kernels']} kernels for {found['architectures']} architectures in "
+        f"{found['seconds']} s: {found['compiled']} compiled, {found['hits']} times found on disk"
+    )

@@ -103,14 +103,14 @@ def train(
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     model.to(where)
-    part = _to(data.train if measure == "val" else join(data.train, data.val), where)
-    held_out = _to(_validation(task, data) if measure == "val" else data.test, where)
+    part = move(data.train if measure == "val" else join(data.train, data.val), where)
+    held_out = move(_validation(task, data) if measure == "val" else data.test, where)
     feed = Feed(task, part, torch.Generator(where).manual_seed(seed))
     per_epoch = task.steps_per_epoch or max(1, len(part) // task.budget.batch)
     log = _Log()
     total = epochs * per_epoch
     rates = [lr * rate(step, total) for step in range(total)]
-    engine = _engine(model, feed, rates, weight_decay, where, eager)
+    engine = engine_of(model, feed, rates, weight_decay, where, eager)
     log.engine = engine.said
     try:
         for epoch in range(1, epochs + 1):
@@ -119,7 +119,7 @@ def train(
                 return log.result("nan", model, where)
             if measure == "test" and epoch < epochs:
                 continue
-            val_loss, value = _measure(model, task, held_out, task.budget.batch * 4)
+            val_loss, value = averages(model, task, held_out, task.budget.batch * 4)
             log.add(f"{measure}_loss", val_loss)
             log.add(f"{measure}_{task.metric}", value)
             if not (math.isfinite(val_loss) and math.isfinite(value)):
@@ -144,7 +144,7 @@ def stalled(task: Task, curve: Sequence[float]) -> bool:
 
 def evaluate_split(model: nn.Module, task: Task, split: Split, batch: int) -> float:
     """The task's metric on a whole part, exact for any batch size."""
-    return _measure(model, task, split, batch)[1]
+    return averages(model, task, split, batch)[1]
 
 
 def join(first: Split, second: Split) -> Split:
@@ -156,7 +156,7 @@ def _validation(task: Task, data: Data) -> Split:
     return Split(data.val.x[: task.val_items], data.val.y[: task.val_items])
 
 
-def _to(split: Split, device: torch.device) -> Split:
+def move(split: Split, device: torch.device) -> Split:
     return Split(split.x.to(device), split.y.to(device))
 
 
@@ -171,7 +171,7 @@ def rate(step: int, total: int) -> float:
 def first_batch(task: Task, data: Data, *, seed: int, device: str) -> tuple[Tensor, Tensor]:
     """The batch that a training on the search split with this seed starts with."""
     where = torch.device(device)
-    return Feed(task, _to(data.train, where), torch.Generator(where).manual_seed(seed)).next()
+    return Feed(task, move(data.train, where), torch.Generator(where).manual_seed(seed)).next()
 
 
 class Eager:
@@ -225,7 +225,7 @@ class Eager:
         """Nothing is held beyond the model."""
 
 
-def _engine(
+def engine_of(
     model: nn.Module,
     feed: Feed,
     rates: Sequence[float],
@@ -255,7 +255,7 @@ def _epoch(engine: Captured | Eager, count: int, log: _Log) -> float:
     return running / count
 
 
-def _measure(model: nn.Module, task: Task, split: Split, batch: int) -> tuple[float, float]:
+def averages(model: nn.Module, task: Task, split: Split, batch: int) -> tuple[float, float]:
     """(mean loss a row, metric) in evaluation mode."""
     model.eval()
     loss = total = 0.0

@@ -181,7 +181,7 @@ def test_parameters_have_memory_of_their_own_however_training_ends(value: float)
         return made[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.train._engine", engine)
+        patch.setattr("search.train.engine_of", engine)
         result = train(model, TASK, TASK.load(0), seed=0, epochs=2, lr=1e-3, weight_decay=0.0)
     assert (result.engine, result.status) == ("captured", "nan" if value else "ok")
     assert made[0].optimiser is None
