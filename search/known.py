@@ -1,18 +1,12 @@
-"""Architectures known by their text alone, such as seeds: how a space derives them.
-
-Spaces without recursion only: there the sums over the derivations of one text are small (0.1 s for
-the language models shipped), in a recursive space nothing bounds them.
-"""
-
-from collections.abc import Mapping
+"""Architectures known by their text alone, such as seeds: how a space derives them."""
 
 from einspace.candidates import Candidate, Frame, candidate_of
 from einspace.compile import Closed
-from einspace.membership import Places
+from einspace.membership import trace_of
+from einspace.places import Places
 from einspace.types import Outputs
 from grammar.derive import derive
 from grammar.errors import SpaceError
-from grammar.exact import Exact
 from grammar.learn import Forest, Sites, forest
 from grammar.parse import parse
 from grammar.pcfg import check_space
@@ -26,16 +20,6 @@ def forest_of(frame: Frame, place: Sites, text: str) -> Forest:
     """
     places, limits = _places(frame, text)
     return forest(place, places, limits, spent=True)
-
-
-def trace_of(frame: Frame, text: str) -> Mapping[str, int]:
-    """The trace of an architecture's most probable derivation.
-
-    Raises: SpaceError where the space does not derive it, or is recursive.
-    """
-    places, limits = _places(frame, text)
-    found = Exact(frame.space, places, limits, spent=True)
-    return found.replay(found.best(), frame.typing, Limits()).trace
 
 
 def seed_of(frame: Frame, text: str) -> Candidate:

@@ -97,10 +97,14 @@ def test_a_seed_of_the_space_has_the_trace_that_makes_it(space: Frame) -> None:
     )
 
 
+def test_a_seed_of_a_recursive_space_has_its_trace_too() -> None:
+    recursive = frame("m = 0.9: relu | m >> m; m >> head", find_task("digits").interface)
+    seed = seed_of(recursive, "relu * 30 >> head")
+    assert draw(recursive, Replay(seed.trace, First())).hash == seed.hash
+
+
 def test_a_seed_of_another_space_has_none(space: Frame) -> None:
     assert not seed_of(space, LOST).trace
-    recursive = frame("m = 0.9: relu | m >> m; m >> head", find_task("digits").interface)
-    assert not seed_of(recursive, "relu >> head").trace
 
 
 def test_best_is_in_the_direction_asked(study: Ledger) -> None:
