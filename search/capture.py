@@ -195,6 +195,9 @@ class Captured:
         trained = [p for p in self.params if p.grad is not None]
         if not trained:
             raise NotCapturable("no parameter gets a gradient")
+        others = {str(p.dtype).removeprefix("torch.") for p in trained} - {"float32"}
+        if others:
+            raise NotCapturable(f"there are parameters in {', '.join(sorted(others))}")
         low = {id(p) for p in watch.found()}
         failure: RuntimeError | None = None
         for shadowed in ([p for p in trained if id(p) in low], []):

@@ -101,6 +101,10 @@ def _warm_up(device: str) -> None:
     torch.autograd.backward(nn.functional.cross_entropy(y.flatten(0, 1), target))
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
+    if device != "cpu":
+        from search.capture import record
+
+        record(lambda: target.add_(1), torch.device(device))
     torch.random.set_rng_state(state)
 
 

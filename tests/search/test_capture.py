@@ -141,6 +141,13 @@ def test_a_buffer_that_is_replaced_is_refused_and_the_model_is_as_before() -> No
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_parameters_that_are_not_fp32_are_refused() -> None:
+    model = _model("y = y * self.wide")
+    model.register_parameter("wide", nn.Parameter(torch.ones((), dtype=torch.float64)))
+    with pytest.raises(NotCapturable, match="parameters in float64"):
+        _captured(model, _feed())
+
+
 def test_a_step_that_fails_when_repeated_is_refused_with_its_line() -> None:
     trick = "self.n = getattr(self, 'n', 0) + 1; exec('raise RuntimeError(7)') if self.n > 1 else 0"
     with pytest.raises(NotCapturable, match=r"7 \(at `self.n = "):
