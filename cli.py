@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from commands import architecture, bench, model, search, shipped, space, study
+from commands import architecture, bench, model, ops, search, shipped, space, study
 from commands.console import complain, dump
 
 COMMANDS = (
@@ -19,7 +19,6 @@ COMMANDS = (
     space.sample,
     space.space,
     space.prob,
-    shipped.ops,
     shipped.tasks,
     shipped.spaces,
     shipped.seeds,
@@ -48,6 +47,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(ops.group, name="ops")
 
 
 def main() -> None:

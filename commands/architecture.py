@@ -6,11 +6,15 @@ from typing import Annotated
 import typer
 
 from commands.console import dump, say
-from commands.options import InputOption, Json, TaskOption, Text
+from commands.options import InputOption, Json, OpsOption, TaskOption, Text
 
 
 def check(
-    text: Text, task: TaskOption = None, input: InputOption = None, json: Json = False
+    text: Text,
+    task: TaskOption = None,
+    input: InputOption = None,
+    json: Json = False,
+    ops: OpsOption = None,
 ) -> None:
     """Prove that an architecture fits: types, parameters, FLOPs, causality."""
     from search.texts import compiled, facts
@@ -29,6 +33,7 @@ def show(
     task: TaskOption = None,
     input: InputOption = None,
     out: Annotated[Path | None, typer.Option("-o", help="x.svg, x.png or x.txt")] = None,
+    ops: OpsOption = None,
 ) -> None:
     """Draw an architecture: as text here, or to an SVG, PNG or text file."""
     from einspace.draw import to_text
@@ -42,7 +47,7 @@ def show(
     say(f"wrote {out}")
 
 
-def fmt(text: Text) -> None:
+def fmt(text: Text, ops: OpsOption = None) -> None:
     """Print a text in canonical form."""
     from einspace.library import resolve
     from grammar.show import fmt as canonical
@@ -51,7 +56,9 @@ def fmt(text: Text) -> None:
     say(canonical(source.text, source.name))
 
 
-def code(text: Text, task: TaskOption = None, input: InputOption = None) -> None:
+def code(
+    text: Text, task: TaskOption = None, input: InputOption = None, ops: OpsOption = None
+) -> None:
     """Print the PyTorch file that an architecture compiles to."""
     from search.texts import compiled
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from commands.console import dump, say
-from commands.options import InputOption, Json, TaskOption
+from commands.options import InputOption, Json, OpsOption, TaskOption
 from commands.results import export_winner, tracking
 
 
@@ -22,6 +22,7 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option(help="replace a non-empty folder")] = False,
     format: Annotated[str, typer.Option(help="folder, pt2, onnx, hf")] = "folder",
+    ops: OpsOption = None,
 ) -> None:
     """Write a standalone folder: model.py, weights, card. Runs it before reporting success."""
     from grammar.errors import SpaceError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import dump, say
-from commands.options import Count, Json, Study, TaskOption, Text
+from commands.options import Count, Json, OpsOption, Study, TaskOption, Text
 from commands.results import export_winner, show_summary, tracking
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     final: Annotated[bool, typer.Option(help="train + validation, then test once")] = False,
     json: Json = False,
+    ops: OpsOption = None,
 ) -> None:
     """Train one architecture on a task."""
     from search.single import train_text
@@ -77,6 +78,7 @@ def search(
     export: Annotated[Path | None, typer.Option(help="retrain the winner, export it here")] = None,
     force: Annotated[bool, typer.Option(help="replace what --export names")] = False,
     json: Json = False,
+    ops: OpsOption = None,
 ) -> None:
     """Search a space for a task; the same command again resumes."""
     from grammar.errors import StudyError
@@ -141,6 +143,7 @@ def worker(
     storage: str | None = None,
     device: str = "cpu",
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    ops: OpsOption = None,
 ) -> None:
     """Pull trials from a study until it holds so many."""
     from search.device import check_device

@@ -1,41 +1,7 @@
-"""What is shipped: ops, tasks, spaces, seeds."""
-
-from typing import Annotated
-
-import typer
+"""What is shipped beside the ops: tasks, spaces, seeds."""
 
 from commands.console import dump, say
 from commands.options import Json
-
-
-def ops(
-    action: Annotated[str, typer.Argument(help="list, or show")] = "list",
-    name: Annotated[str | None, typer.Argument(help="an op, for show")] = None,
-    json: Json = False,
-) -> None:
-    """List the words of the language, or show one."""
-    import inspect
-
-    from grammar.errors import SpaceError, did_you_mean
-    from ops import describe, table
-
-    rows = table()
-    if action == "show":
-        if name is None or name not in rows:
-            raise SpaceError(f"there is no op {name!r}", hint=did_you_mean(name or "", rows))
-        module = inspect.getmodule(rows[name].module)
-        assert module is not None
-        say(inspect.getdoc(module) or "")
-        for param, domain in rows[name].params.items():
-            say(f"  {param} = {domain.default!r}: {domain.describe()}")
-        return
-    if action != "list":
-        raise SpaceError(f"'ops {action}' is not a command", hint="ops list, or ops show NAME")
-    found = describe()
-    if json:
-        return dump(found)
-    for row in found:
-        say("{name:<16} {family:<10} {words}".format(words=", ".join(row["params"]), **row))
 
 
 def tasks(json: Json = False) -> None:

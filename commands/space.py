@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import dump, say
-from commands.options import Count, Depth, InputOption, Json, Memory, Set, TaskOption, Text
+from commands.options import (
+    Count,
+    Depth,
+    InputOption,
+    Json,
+    Memory,
+    OpsOption,
+    Set,
+    TaskOption,
+    Text,
+)
 
 if TYPE_CHECKING:
     from einspace.frame import Frame
@@ -37,6 +47,7 @@ def sample(
     nodes: Annotated[int | None, typer.Option(min=1, help="of this size, with --uniform")] = None,
     set: Set = None,
     json: Json = False,
+    ops: OpsOption = None,
 ) -> None:
     """Draw valid architectures from a space, by its weights or all derivations alike."""
     import random
@@ -70,6 +81,7 @@ def space(
     max_memory: Memory = None,
     set: Set = None,
     json: Json = False,
+    ops: OpsOption = None,
 ) -> None:
     """Measure a space: derivations by size, entropy, what of it fits, ranges of cost."""
     from einspace.space_report import lines, space_report
@@ -95,6 +107,7 @@ def prob(
     max_memory: Memory = None,
     set: Set = None,
     json: Json = False,
+    ops: OpsOption = None,
 ) -> None:
     """The probability of an architecture in a space, and in how many ways it is derived there."""
     import math

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from commands.console import dump, say
-from commands.options import Json, Study
+from commands.options import Json, OpsOption, Study
 from commands.results import record_of, show_summary, tracking
 
 
@@ -35,6 +35,7 @@ def learn(
     storage: str | None = None,
     force: Annotated[bool, typer.Option(help="replace an existing file")] = False,
     json: Json = False,
+    ops: OpsOption = None,
 ) -> None:
     """Write a study's space with the weights that its best trials teach."""
     from search.learning import learn as teach
@@ -52,6 +53,7 @@ def report(
     study: Study,
     out: Annotated[Path, typer.Option("-o")] = Path("report.html"),
     storage: str | None = None,
+    ops: OpsOption = None,
 ) -> None:
     """Write the report page of a study."""
     from grammar.errors import ExportError

@@ -8,6 +8,7 @@ from einspace.compile import Closed
 from einspace.draws import conditioned, sums_of
 from einspace.frame import Candidate, Frame, frame
 from einspace.interface import Interface
+from einspace.optable import table
 from einspace.space_facts import candidate
 from einspace.types import Typing
 from grammar.derive import derive
@@ -16,7 +17,6 @@ from grammar.normal import text_of
 from grammar.parse import parse
 from grammar.pcfg import check_space
 from grammar.walk import Chooser, Derivation, Limits
-from ops import table
 
 __all__ = [
     "Candidate",

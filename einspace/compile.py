@@ -10,6 +10,7 @@ from einspace.cost import Totals, totals
 from einspace.emit import emit
 from einspace.graph import Graph, collect
 from einspace.interface import Interface
+from einspace.optable import table
 from einspace.rewrite import simplify
 from einspace.types import Outputs, Ref, Typing
 from grammar.ast import Space
@@ -19,7 +20,6 @@ from grammar.normal import text_of
 from grammar.parse import parse
 from grammar.pcfg import check_space
 from grammar.walk import Derivation, Limits
-from ops import table
 from ops.spec import Op
 
 

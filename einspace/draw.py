@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from einspace.graph import Graph, GraphNode
-from ops import families, table
+from einspace.optable import families, table
 
 MAX_DRAWN = 400
 _PERIODS = 48
@@ -142,9 +142,10 @@ def short(count: float) -> str:
     return f"{count:g}"
 
 
-def _value(value: object) -> str:
+def word_of(value: object) -> str:
+    """A value as the language writes it."""
     if isinstance(value, tuple):
-        return f"[{','.join(map(_value, value))}]"
+        return f"[{','.join(map(word_of, value))}]"
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -155,9 +156,9 @@ def label(node: GraphNode) -> str:
     op = table().get(node.op)
     usual = {k: d.default for k, d in op.params.items()} if op else {}
     given = {k: v for k, v in node.args.items() if k not in usual or usual[k] != v}
-    parts = [k if v is True else f"{k}={_value(v)}" for k, v in given.items()]
+    parts = [k if v is True else f"{k}={word_of(v)}" for k, v in given.items()]
     if node.op == "input":
-        text = " ".join(["input", *(_value(v) for v in node.args.values())])
+        text = " ".join(["input", *(word_of(v) for v in node.args.values())])
     else:
         text = node.op + (f"({', '.join(parts)})" if parts else "")
     text = "".join(c if c.isprintable() else " " for c in text)

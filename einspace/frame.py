@@ -6,13 +6,13 @@ from typing import Literal
 
 from einspace.interface import Interface
 from einspace.library import space_source
+from einspace.optable import table
 from einspace.types import Typing
 from grammar.ast import Space
 from grammar.mutate import Parents
 from grammar.parse import parse
 from grammar.pcfg import Checked, check_space, with_values
 from grammar.walk import Limits
-from ops import table
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from ops import table
+from einspace.optable import table
 from ops.source import is_kernel, source_of
 
 GUARD = "triton is not None"

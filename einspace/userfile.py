@@ -25,6 +25,7 @@ FAULTS = (
     OSError,
     RuntimeError,
     SyntaxError,
+    SystemExit,
     TypeError,
     ValueError,
 )
@@ -57,7 +58,7 @@ def run(path: Path, content: bytes, *, kind: str, fault: type[UserError], hint: 
     except FAULTS as error:
         del sys.modules[module.__name__]
         raise fault(
-            f"{path} cannot be run: {words(error)}{_line(error, path)}", hint=hint
+            f"{path} cannot be run: {words(error)}{line_of(error, path)}", hint=hint
         ) from error
     lines = content.decode("utf-8", "replace").splitlines(keepends=True)
     linecache.cache[str(path)] = (len(content), None, lines, str(path))
@@ -69,7 +70,7 @@ def words(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:300]}"
 
 
-def _line(error: BaseException, path: Path) -> str:
+def line_of(error: BaseException, path: Path) -> str:
     """The last line of the file itself that the error went through."""
     if isinstance(error, SyntaxError):
         return ""

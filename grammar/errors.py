@@ -2,6 +2,7 @@
 
     UserError                  message and hint
     |-- SpaceError             a text is wrong: place, fact, way out (language, types, spaces)
+    |-- OpError                an op of a user's file or package cannot be used
     |-- DataError              a data package or file is missing, truncated or not what it should be
     |-- StudyError             a study, journal, lock or runs folder cannot be used
     `-- ExportError            an export folder cannot be written or verified
@@ -90,6 +91,10 @@ class SpaceError(UserError):
     def as_dict(self) -> dict[str, object]:
         line, column = (self.span.line, self.span.column) if self.span else (None, None)
         return {"message": self.message, "line": line, "column": column, "hint": self.hint}
+
+
+class OpError(UserError):
+    """An op that the user brought cannot be used, or breaks the contract of ops."""
 
 
 class DataError(UserError):

@@ -4,7 +4,6 @@ import importlib
 import pkgutil
 from functools import cache
 from types import MappingProxyType
-from typing import Any
 
 from ops.spec import Op
 
@@ -31,19 +30,3 @@ def table() -> MappingProxyType[str, Op]:
 def families() -> MappingProxyType[str, str]:
     """Op name -> family (the folder it lives in)."""
     return MappingProxyType({op.name: family for family, op in _found()})
-
-
-def describe() -> list[dict[str, Any]]:
-    """A row for each op, as `einspace ops list --json` prints it."""
-    kinds = families()
-    return [
-        {
-            "name": op.name,
-            "family": kinds[op.name],
-            "causal": op.causal if isinstance(op.causal, bool) else "depends",
-            "params": {k: d.describe() for k, d in op.params.items()},
-            "state": op.state,
-            "paper": op.paper,
-        }
-        for op in table().values()
-    ]

@@ -72,13 +72,14 @@ def impurities(op: Op) -> list[str]:
 
 def name_clashes(ops: Iterable[Op]) -> list[str]:
     """Names of copied parts that mean two things; a file that holds both would hold one."""
-    owners: dict[str, object] = {}
+    owners: dict[str, tuple[object, str]] = {}
     found = []
     for op in ops:
         for part in parts(op):
             name = part.__name__
-            if owners.setdefault(name, part) is not part:
-                found.append(f"{name} of '{op.name}' is the name of another op's part too")
+            if owners.setdefault(name, (part, op.name))[0] is not part:
+                other = owners[name][1]
+                found.append(f"{name} of '{op.name}' and {name} of '{other}' are two things")
             if name in GIVEN or OURS.fullmatch(name):
                 found.append(f"{name} of '{op.name}' is a name of the emitted file itself")
     return found

@@ -178,6 +178,7 @@ class Op:
     y's first; `forward` returns all of them, `alone` (same arguments) y only, for models in which
     nobody reads an export; `step` gives y, `step_all` all. `hides(**params)` says why these
     parameters export nothing ("": they do).
+    `example`, "TYPE: SENTENCE", is one where a plain call is none; it stands in the reference.
     `capture=False`: its shapes depend on the data or it reads tensors back, so a CUDA graph cannot
     hold it; the module's docstring says why, and a model with it trains eagerly.
     `inline` writes the op as an expression of its inputs instead of a module call (the module then
@@ -204,6 +205,7 @@ class Op:
     hides: Callable[..., str] | None = None
     inline: Callable[[Sequence[str], Mapping[str, Scalar]], str] | None = None
     paper: str = ""
+    example: str = ""
 
     def is_causal(self, *types: TensorType | None, **params: Any) -> bool:
         """Whether output t depends on inputs 0..t only, given `x, *inputs` and these parameters."""

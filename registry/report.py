@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from einspace.optable import table
 from einspace.result import SearchRecord, TrialRecord
-from ops import table
 from registry.artifacts import trial_files
 
 if TYPE_CHECKING:

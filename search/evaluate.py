@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from einspace.result import Result
-from grammar.errors import DataError, SpaceError, StudyError, UserError
+from grammar.errors import DataError, OpError, SpaceError, StudyError, UserError
 
 if TYPE_CHECKING:
     from search.task import Task
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 Report = Callable[[int, float], bool]
 START = 120.0  # seconds until a process must be ready
 GRACE = 5.0  # seconds between asking for a child's end and ending its parent
-FAULTS: dict[str, type[UserError]] = {e.__name__: e for e in (DataError, SpaceError, StudyError)}
+FAULTS: dict[str, type[UserError]] = {
+    e.__name__: e for e in (DataError, OpError, SpaceError, StudyError)
+}
 
 
 @dataclass(frozen=True, slots=True)

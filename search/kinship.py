@@ -21,9 +21,9 @@ from typing import Protocol, runtime_checkable
 from einspace.compile import compile_text
 from einspace.graph import Graph
 from einspace.interface import Interface
+from einspace.optable import table
 from einspace.repeats import segments
 from einspace.result import TrialRecord
-from ops import table
 from search.evaluate import Job
 
 FOLDER = "weights"

@@ -252,7 +252,7 @@ def _tags(setup: Setup, plan: Plan) -> dict[str, str]:
     import torch
 
     data = find_task(setup.task).load(0)
-    return {
+    return _ops_tags(setup) | {
         "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -266,6 +266,15 @@ def _tags(setup: Setup, plan: Plan) -> dict[str, str]:
         "data_sha256": data.sha256,
         "space_sha256": studies.space_sha(setup.space_text),
     }
+
+
+def _ops_tags(setup: Setup) -> dict[str, str]:
+    """The files and packages that ops came from, where any did."""
+    from einspace.optable import installed
+
+    packages = [f"{book.ops[0].name} of {book.where}" for book in installed()]
+    found = {"ops_files": ", ".join(setup.ops), "ops_packages": ", ".join(packages)}
+    return {name: text for name, text in found.items() if text}
 
 
 def commit() -> str:

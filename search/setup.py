@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from einspace import opfiles
 from einspace.library import resolve
 from grammar.errors import SpaceError, StudyError, did_you_mean
 from search.kinship import Breeding
@@ -60,6 +61,7 @@ def setup_of(
         pruner=check_pruner(pruner, len(goals) or 1),
         inherit=inherit,
         proxy=_proxy(proxy),
+        ops=opfiles.given(),
         min_epochs=min(budget.min_epochs, highest),
         seed=seed,
         strategy=strategy,

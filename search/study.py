@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from einspace.opfiles import enable, sums
 from einspace.result import TrialRecord
 from grammar.errors import StudyError, did_you_mean
 from search import storage as places
@@ -37,8 +38,8 @@ class Setup:
     `objectives` are all of them, the task's metric (`objective`) first and the others made small;
     empty where the metric is the only one. `pruner` is how trials are stopped early; several
     objectives know `halving` and `none` only. `proxy` chooses among proposals
-    (`search/strategies/filtered.py`), "" where nothing does. `seeds` are the architectures tried
-    first, (name, text) each.
+    (`search/strategies/filtered.py`), "" where nothing does. `ops` are the refs of the user's files
+    of ops (`einspace/opfiles.py`). `seeds` are the architectures tried first, (name, text) each.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Setup:
     objectives: tuple[str, ...] = ()
     inherit: bool = False
     proxy: str = ""
+    ops: tuple[str, ...] = ()
 
     min_epochs: int = 1
     seed: int = 0
@@ -241,7 +243,10 @@ def create(setup: Setup, tags: Mapping[str, str], url: str | None = None) -> Led
 
 
 def open_ledger(name: str, url: str | None = None) -> Ledger:
-    """Opens a study. Raises: StudyError listing the known ones when there is none of this name."""
+    """Opens a study, and makes the files of its ops those of this process.
+
+    Raises: StudyError listing the known ones when there is none of this name.
+    """
     storage = places.open_storage(name, url)
     names = optuna.get_all_study_names(storage)
     if name not in names:
@@ -252,7 +257,9 @@ def open_ledger(name: str, url: str | None = None) -> Ledger:
             f"study {name!r} holds no search",
             hint="it was made by another program, or its creation was cut off: run `search` again",
         )
-    return Ledger(storage, _setup(attrs["nas.setup"]), shared_lock=url is None)
+    setup = _setup(attrs["nas.setup"])
+    enable(setup.ops)
+    return Ledger(storage, setup, shared_lock=url is None)
 
 
 def _setup(stored: Mapping[str, Any]) -> Setup:
@@ -260,7 +267,8 @@ def _setup(stored: Mapping[str, Any]) -> Setup:
     values = {k: v for k, v in stored.items() if k in known}
     seeds = tuple((str(n), str(t)) for n, t in values.pop("seeds", ()))
     objectives = tuple(str(name) for name in values.pop("objectives", ()))
-    return Setup(**values, seeds=seeds, objectives=objectives)
+    ops = tuple(str(ref) for ref in values.pop("ops", ()))
+    return Setup(**values, seeds=seeds, objectives=objectives, ops=ops)
 
 
 def _same_question(old: Setup, new: Setup) -> None:
@@ -269,6 +277,8 @@ def _same_question(old: Setup, new: Setup) -> None:
         for word in ("task", "objective", "direction", "epochs", "inherit", "proxy")
     ]
     pairs.append(("objectives", ",".join(old.goals[1:]), ",".join(new.goals[1:])))
+    if sums(old.ops) != sums(new.ops):  # The same content under another path is the same op.
+        pairs.append(("ops", ", ".join(old.ops), ", ".join(new.ops)))
     differ = [f"{word} was {a or 'none'}, now {b or 'none'}" for word, a, b in pairs if a != b]
     if old.space_text != new.space_text:
         was, now = space_sha(old.space_text), space_sha(new.space_text)

@@ -11,6 +11,7 @@ import pytest
 
 from registry.store import ALIAS, model_name
 from registry.tracker import client_of, run_ids, tracking_uri
+from tests.einspace.test_optable import CODE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -136,3 +137,39 @@ def test_prob_names_the_first_part_that_the_space_cannot_derive() -> None:
     assert found.returncode == 2
     assert "the space derives nothing with this 'gru'" in found.stderr
     assert "^^^" in found.stderr
+
+
+def test_ops_are_listed_shown_and_drawn(tmp_path: Path) -> None:
+    listed = json.loads(run("ops", "--json").stdout)
+    assert listed == json.loads(run("ops", "list", "--json").stdout)
+    keys = {"name", "family", "causal", "params", "state", "paper"}
+    assert all(keys <= set(row) for row in listed)
+    shown = run("ops", "show", "gla")
+    assert shown.returncode == 0
+    assert "S_t = " in shown.stdout
+    assert json.loads(run("ops", "show", "gla", "--json").stdout)["example"]["text"] == "gla"
+    assert run("ops", "show", "gla", "-o", str(tmp_path / "gla.svg")).returncode == 0
+    assert (tmp_path / "gla.svg").read_text().startswith("<svg")
+
+
+def test_ops_of_a_file_are_checked_and_used(tmp_path: Path) -> None:
+    path = tmp_path / "my_ops.py"
+    path.write_text(CODE, encoding="utf-8")
+    assert "checks hold" in run("ops", "test", str(path)).stdout
+    words = ("check", "smooth", "--input", "seq[8,6]")
+    found = run(*words, "--ops", str(path), "--json")
+    assert json.loads(found.stdout)["params"] == 36
+    assert run(*words).returncode == 2
+    out = tmp_path / "out"
+    exported = run("export", "smooth", "--input", "seq[8,6]", "--ops", str(path), "-o", str(out))
+    assert exported.returncode == 0, exported.stderr
+    assert "class Smooth(" in (out / "model.py").read_text()
+    path.write_text(CODE.replace("2 * x.length", "x.length"), encoding="utf-8")
+    failed = run("ops", "test", str(path))
+    assert (failed.returncode, "flops: 1296 counted" in failed.stdout) == (2, True)
+    assert "Traceback" not in failed.stderr
+    as_json = json.loads(run("ops", "test", str(path), "--json").stdout)
+    assert (as_json["ok"], {c["check"] for c in as_json["checks"] if not c["ok"]}) == (
+        False,
+        {"flops"},
+    )

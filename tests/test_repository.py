@@ -63,7 +63,9 @@ def test_commands_of_the_readme_exist_with_their_options() -> None:
     assert len(lines) >= 10
     for name, rest in lines:
         assert name in commands, name
-        known = {o for p in commands[name].params for o in p.opts}
+        words = rest.split()
+        inner = getattr(commands[name], "commands", {}).get(words[0] if words else "")
+        known = {o for p in (inner or commands[name]).params for o in p.opts}
         plain = re.sub(r'"[^"]*"', "", rest.split("#")[0])
         for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", plain):
             assert option in known, f"einspace {name} has no {option}"
@@ -89,6 +91,18 @@ def test_every_op_is_named_in_a_test_of_its_family() -> None:
         if own is None:
             missing.append(f"{family}/{name}")
     assert missing == []
+
+
+def test_only_one_place_asks_for_the_shipped_table() -> None:
+    """Everybody else takes `table` from `einspace.optable`, which knows the user's ops too."""
+    found = [
+        str(p.relative_to(ROOT))
+        for p in tracked()
+        if p.suffix == ".py"
+        and p.relative_to(ROOT).parts[0] in ("einspace", "search", "registry", "commands")
+        and re.search(r"^\s*(from ops import|import ops$)", p.read_text(), re.MULTILINE)
+    ]
+    assert found == ["einspace/optable.py"]
 
 
 def test_constraints_pin_every_dependency_within_its_bounds() -> None:

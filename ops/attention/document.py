@@ -88,4 +88,5 @@ OP = Op(
     state=True,
     uses=ENGINE,
     paper="arXiv:2407.21783",
+    example="tokens[64]: embed(dim=64) >> document_attn(heads=4, separator=0, ids=@x)",
 )

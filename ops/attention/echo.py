@@ -126,4 +126,5 @@ OP = Op(
     state=True,
     uses=(split_heads,),
     paper="arXiv:2409.14595",
+    example="seq[64,64]: softmax_attn(heads=4, causal) as lead >> echo_attn(heads=4, qk=@lead.q)",
 )

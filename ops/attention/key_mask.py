@@ -125,4 +125,5 @@ OP = Op(
     state=True,
     uses=ENGINE,
     paper="arXiv:2403.14487",
+    example="seq[64,64]: id as e >> linear(dim=1) as h >> @e >> key_mask_attn(heads=4, hide=@h)",
 )

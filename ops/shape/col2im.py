@@ -57,4 +57,5 @@ OP = Op(
     mask="none",
     fixed_length=True,
     paper="arXiv:2405.20838",
+    example="image[16,16,16]: im2col(kernel=3) >> col2im",
 )
