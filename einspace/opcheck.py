@@ -5,7 +5,7 @@ odd. `emitted_file` is checked besides: a model with the op, as an export holds 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,10 +56,8 @@ def made_up(op: Op) -> tuple[Case, ...]:
     small, further = (tuple(map(parse_type, kinds)) for kinds in (SMALL, FURTHER))
     found = []
     for fit in fits_of(op, small, further):
-        x = fit.types if op.variadic else fit.types[0]
-        target = fit.words.get("target")
         flags = [{}, {"causal": True}] if "causal" in op.params else [{}]
-        found += [Case(x, {**fit.given, **more}, fit.inputs, target) for more in flags]
+        found += [replace(fit.case, params={**fit.given, **more}) for more in flags]
     if not found:
         raise OpError(
             f"'{op.name}' fits none of {', '.join(SMALL)}",

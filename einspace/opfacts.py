@@ -16,6 +16,8 @@ from einspace.draw import word_of
 from einspace.interface import Interface
 from grammar.domain import Domain, Flag, Float, Int, Ints, Required, Scalar, Word
 from grammar.errors import OpError
+from ops.case import Bench, Case
+from ops.source import is_kernel
 from ops.spec import Cost, Mismatch, Op, TensorType, parse_type, scores
 
 LENGTH = 64
@@ -38,12 +40,15 @@ class Fit:
     given: Mapping[str, Scalar]  # the parameters that have no default
 
     @property
+    def case(self) -> Case:
+        """The place as a case of the contract."""
+        x = self.types if self.op.variadic else self.types[0]
+        return Case(x, self.given, self.inputs, TARGET)
+
+    @property
     def words(self) -> dict[str, Any]:
         """All parameters and what `needs` adds."""
-        many = sum(len(t.items) for t in self.inputs if t is not None and t.kind == "tuple")
-        context = {"target": TARGET, "layer": 0, "seed": 0, "many": many}
-        full = {n: self.given.get(n, d.default) for n, d in self.op.params.items()}
-        return full | {name: context[name] for name in self.op.needs}
+        return Bench(self.op, self.case).params
 
     @property
     def cost(self) -> Cost:
@@ -199,6 +204,10 @@ def about(op: Op) -> str:
 
 
 def engine(op: Op) -> str:
-    """The files that the op's `uses` come from, other than its own; "" for none."""
-    files = {part.__module__ for part in op.uses} - {op.module.__module__}
+    """The files that the op's `uses` come from, other than its own; "" for none.
+
+    They are those of the references: the same where triton is not installed.
+    """
+    files = {part.__module__ for part in op.uses if not is_kernel(part)} - {op.module.__module__}
+    files = {name for name in files if not name.endswith(("_launch", ".dispatch"))}
     return ", ".join(sorted(name.replace(".", "/") + ".py" for name in files))
