@@ -73,10 +73,10 @@ def _input(role: str, optional: bool, many: bool) -> str:
 
 
 MASKS: Mapping[str, str] = {
-    "pass": "padding passes through, token by token",
-    "use": "padding is left out and kept",
-    "end": "padding is left out and gone after it",
-    "none": "no padding",
+    "pass": "works token by token, padded or not",
+    "use": "padded tokens are not seen",
+    "end": "padded tokens are not seen, and gone after it",
+    "none": "takes no padded input",
 }
 
 
