@@ -9,6 +9,7 @@ import pytest
 from typer.main import get_command
 
 from cli import app
+from einspace.opbook import FOLDER, pages
 from ops import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +95,8 @@ def test_every_op_is_named_in_a_test_of_its_family() -> None:
 
 
 def test_only_one_place_asks_for_the_shipped_table() -> None:
-    """Everybody else takes `table` from `einspace.optable`, which knows the user's ops too."""
+    """Everybody else takes `table` from `einspace.optable`, which knows the user's ops too; the
+    reference pages are of the shipped ones."""
     found = [
         str(p.relative_to(ROOT))
         for p in tracked()
@@ -102,7 +104,14 @@ def test_only_one_place_asks_for_the_shipped_table() -> None:
         and p.relative_to(ROOT).parts[0] in ("einspace", "search", "registry", "commands")
         and re.search(r"^\s*(from ops import|import ops$)", p.read_text(), re.MULTILINE)
     ]
-    assert found == ["einspace/optable.py"]
+    assert sorted(found) == ["einspace/opbook.py", "einspace/optable.py"]
+
+
+def test_the_pages_of_docs_ops_are_what_the_ops_say() -> None:
+    made = pages()
+    assert {p.name for p in FOLDER.glob("*.md")} == set(made)
+    stale = [n for n, text in made.items() if (FOLDER / n).read_text(encoding="utf-8") != text]
+    assert stale == [], "run python -m einspace.opbook and commit docs/ops"
 
 
 def test_constraints_pin_every_dependency_within_its_bounds() -> None:
