@@ -13,7 +13,7 @@ from einspace.space_facts import candidate
 from einspace.types import Typing
 from grammar.derive import derive
 from grammar.mutate import Operator, offspring
-from grammar.normal import text_of
+from grammar.normal import Named, named
 from grammar.parse import parse
 from grammar.pcfg import check_space
 from grammar.walk import Chooser, Derivation, Limits
@@ -33,14 +33,13 @@ __all__ = [
 def draw(frame: Frame, chooser: Chooser) -> Candidate:
     """The chooser's first valid derivation. Raises: SpaceError when nothing fits."""
     found, tries = derive(frame.space, chooser, frame.typing, frame.limits)
-    return _walked(frame, found, tries)
+    return _walked(frame, found, named(found.closed, frame.typing.signatures), tries)
 
 
-def _walked(frame: Frame, found: Derivation, tries: int = 1) -> Candidate:
-    text, hash_ = text_of(found.closed, frame.typing.signatures)
+def _walked(frame: Frame, found: Derivation, form: Named, tries: int = 1) -> Candidate:
     log_prob, kind = conditioned(frame, found.log_prob)
     costs = found.params, found.flops, found.nodes
-    return Candidate(text, hash_, found.trace, log_prob, *costs, tries, kind)
+    return Candidate(form.text, form.hash, found.trace, log_prob, *costs, tries, kind, form.closed)
 
 
 def sample(frame: Frame, rng: random.Random) -> Candidate:
@@ -68,10 +67,10 @@ def breed(
 
     Raises: SpaceError when nothing fits any more.
     """
-    found, used = offspring(
+    found, form, used = offspring(
         frame.space, operator, traces, frame.typing, frame.limits, rng, frame.held.parents
     )
-    return _walked(frame, found), used
+    return _walked(frame, found, form), used
 
 
 def candidate_of(text: str, interface: Interface, name: str = "<text>") -> Candidate:
@@ -80,5 +79,6 @@ def candidate_of(text: str, interface: Interface, name: str = "<text>") -> Candi
     tree = parse(text, name)
     check_space(tree, typing.signatures, tuple(interface.inputs))
     found, _ = derive(tree, Closed(), typing, Limits())
-    normal_text, hash_ = text_of(found.closed, typing.signatures)
-    return Candidate(normal_text, hash_, {}, 0.0, found.params, found.flops, found.nodes)
+    form = named(found.closed, typing.signatures)
+    costs = found.params, found.flops, found.nodes
+    return Candidate(form.text, form.hash, {}, 0.0, *costs, closed=form.closed)

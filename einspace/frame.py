@@ -20,7 +20,8 @@ class Candidate:
     """One valid architecture: its normal form and id, the trace that made it and its cost.
 
     `log_prob` (natural) is of this derivation in the distribution conditioned on validity and
-    budget: exact, or (`kind`) less an estimated normaliser. `tries` counts whole draws.
+    budget: exact, or (`kind`) less an estimated normaliser. `tries` counts whole draws. `closed` is
+    the tree of `text` where it is known, which spares parsing it.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Candidate:
     nodes: int = 0
     tries: int = 1
     kind: Literal["exact", "estimate"] = "exact"
+    closed: Space | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from einspace.types import Ref, Term, Typing
 from grammar.ast import Node, Space, Value, children
 from grammar.domain import Scalar
 from grammar.exact import Drawn, Exact
-from grammar.normal import text_of
+from grammar.normal import named
 from grammar.walk import Algebra, Applied, Derivation, Limits, Site
 from ops.spec import Op
 
@@ -123,6 +123,14 @@ class Replays(Protocol):
 def candidate(frame: Frame, sums: Replays, drawn: Drawn) -> Candidate:
     """A draw as a candidate; `log_prob` is of the conditioned distribution."""
     found = sums.replay(drawn, frame.typing)
-    text, hash_ = text_of(found.closed, frame.typing.signatures)
+    form = named(found.closed, frame.typing.signatures)
     costs = found.params, found.flops, found.nodes
-    return Candidate(text, hash_, found.trace, drawn.log_prob, *costs, kind=drawn.kind)
+    return Candidate(
+        form.text,
+        form.hash,
+        found.trace,
+        drawn.log_prob,
+        *costs,
+        kind=drawn.kind,
+        closed=form.closed,
+    )

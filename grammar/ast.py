@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Literal, TypeAlias
 
 from grammar.errors import Span
@@ -179,10 +180,15 @@ def choice(alts: Sequence[Alt], span: Span | None = None) -> Expr:
     return Choice(tuple(alts), span=span)
 
 
+@cache
+def _parts(kind: type[Node]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind) if f.name != "span")
+
+
 def children(node: Node) -> Iterator[Node]:
     """The direct parts of a node, left to right."""
-    for f in fields(node):
-        part = getattr(node, f.name)
+    for name in _parts(type(node)):  # type: ignore[arg-type]  # a class has the hash of a class
+        part = getattr(node, name)
         for item in part if isinstance(part, tuple) else (part,):
             if isinstance(item, Node):
                 yield item

@@ -235,9 +235,10 @@ class Walk(Structure):
         return bool(self.parts(call))
 
     def _argument(self, closure: Closure, place: Place, x: object, scope: Scope) -> Iterator[Step]:
-        spot = replace(closure.place, module=place.module, depth=place.depth, output=place.output)
+        origin = closure.place
+        spot = Place(origin.address, place.module, origin.env, place.depth, place.output)
         for step in self.walk(closure.body, spot, x, closure.scope):
-            bound = carried(closure.place.address, closure.scope, step.scope)
+            bound = carried(origin.address, closure.scope, step.scope)
             yield Step(step.expr, step.value, {**scope, **bound})
 
     def _rule(
@@ -246,7 +247,7 @@ class Walk(Structure):
         if place.depth >= self.limits.depth:
             self.note(refuse(f"rules nest deeper than {self.limits.depth}", call))
             return
-        spot = replace(place.at(decl.name), depth=place.depth + 1)
+        spot = place.at(decl.name)
         given = {a.name: a.value for a in call.args}
         env = {}
         for param in decl.params or ():
@@ -254,9 +255,11 @@ class Walk(Structure):
             if text is None:
                 self.note(refuse(f"'{decl.name}' needs {param.name}=", call))
                 return
-            origin = replace(place, address=f"{spot.address}:{param.name}")
+            origin = Place(
+                f"{spot.address}:{param.name}", place.module, place.env, place.depth, place.output
+            )
             env[param.name] = Closure(text, origin, scope)
-        spot = replace(spot, env=env)
+        spot = Place(spot.address, spot.module, env, place.depth + 1, place.output)
         if decl.kind == "let":
             yield from self.let(decl.name, decl.body, spot, x, scope)
             return

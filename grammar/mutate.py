@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 from grammar.ast import Space
 from grammar.derive import derive
 from grammar.errors import SpaceError
-from grammar.normal import text_of
+from grammar.normal import Named, named
 from grammar.parts import shared
 from grammar.points import Parent, Point, by_place, parent
 from grammar.walk import Algebra, Chooser, Derivation, Limits, Replay, Sample
@@ -212,7 +212,7 @@ def _walked(
         return known
     fresh = _Noted(rng)
     made = parent(space, trace, algebra, limits, fresh)
-    found = made, text_of(made.derivation.closed, algebra.signatures)[1]
+    found = made, named(made.derivation.closed, algebra.signatures).hash
     if not fresh.asked:
         while len(memory) >= REMEMBERED:
             del memory[next(iter(memory))]
@@ -228,8 +228,8 @@ def offspring(
     limits: Limits,
     rng: random.Random,
     memory: Parents | None = None,
-) -> tuple[Derivation, Operator]:
-    """A child of one parent (of two for `crossover`) and the operator that made it.
+) -> tuple[Derivation, Named, Operator]:
+    """A child of one parent (of two for `crossover`), its name and the operator that made it.
 
     Of up to `PROPOSALS` proposals the first is taken whose id is no parent's. An operator that
     finds none, as `hoist` where no rule meets itself, leaves the work to `subtree`; where that
@@ -256,6 +256,8 @@ def offspring(
                 child, _ = derive(space, bounded, algebra, limits, tries=1)
             except (Unfit, SpaceError):
                 continue
-            if will_do(child) and text_of(child.closed, algebra.signatures)[1] not in known:
-                return child, name
-    return first.derivation, "subtree"
+            if will_do(child):
+                form = named(child.closed, algebra.signatures)
+                if form.hash not in known:
+                    return child, form, name
+    return first.derivation, named(first.derivation.closed, algebra.signatures), "subtree"

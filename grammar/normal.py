@@ -6,8 +6,9 @@ fold to `* n`, defaults are left out, a `let` stays only if it is used twice, an
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from grammar.ast import (
@@ -37,22 +38,47 @@ IDENTITY = Name("id")
 T = TypeVar("T", bound=Node)
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A normal form: its tree, what `parse` would make of the text; the text; the id."""
+
+    closed: Space
+    text: str
+    hash: str
+
+
 def rewrite(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
-    """`change` applied to every expression, children first."""
+    """`change` applied to every expression, children first; no node keeps its place in a text.
+
+    What does not change is not made anew.
+    """
     match expr:
+        case Name(name):
+            return change(expr if expr.span is None else Name(name))
         case Seq(items):
-            return change(seq([rewrite(i, change) for i in items]))
+            new = [rewrite(i, change) for i in items]
+            return change(expr if _kept(expr, items, new) else seq(new))
         case Sum(items):
-            return change(Sum(tuple(rewrite(i, change) for i in items)))
+            new = [rewrite(i, change) for i in items]
+            return change(expr if _kept(expr, items, new) else Sum(tuple(new)))
         case Repeat(body, count):
             return change(Repeat(rewrite(body, change), count))
         case Bind(body, name):
             return change(Bind(rewrite(body, change), name))
         case Call(name, args):
-            made = tuple(replace(a, value=rewrite(a.value, change), span=None) for a in args)
-            return change(Call(name, made))
+            made = [_rewritten(a, change) for a in args]
+            return change(expr if _kept(expr, args, made) else Call(name, tuple(made)))
         case _:
-            return change(replace(expr, span=None))
+            return change(expr if expr.span is None else replace(expr, span=None))
+
+
+def _rewritten(arg: Arg, change: Callable[[Expr], Expr]) -> Arg:
+    value = rewrite(arg.value, change)
+    return arg if value is arg.value and arg.span is None else Arg(arg.name, value)
+
+
+def _kept(expr: Node, old: Sequence[Node], new: Sequence[Node]) -> bool:
+    return expr.span is None and all(map(operator.is_, old, new))
 
 
 def normal(closed: Space, signatures: Mapping[str, Signature]) -> Space:
@@ -75,9 +101,16 @@ def normal(closed: Space, signatures: Mapping[str, Signature]) -> Space:
 
 def text_of(closed: Space, signatures: Mapping[str, Signature]) -> tuple[str, str]:
     """The normal form on one line, and its id: the first 16 hex digits of its sha256."""
+    found = named(closed, signatures)
+    return found.text, found.hash
+
+
+def named(closed: Space, signatures: Mapping[str, Signature]) -> Named:
+    """The normal form in all its forms."""
     with deep():
-        text = show(normal(closed, signatures)).replace("\n", " ")
-    return text, hashlib.sha256(text.encode()).hexdigest()[:16]
+        tree = normal(closed, signatures)
+        text = show(tree).replace("\n", " ")
+    return Named(tree, text, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 # -- one expression ------------------------------------------------------------------------------

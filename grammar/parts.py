@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from grammar.ast import Expr
 
@@ -38,11 +38,13 @@ class Place:
     output: str = ""
 
     def at(self, part: str | int) -> "Place":
-        return replace(self, address=f"{self.address}/{part}", module=f"{self.module}/{part}")
+        address, module = f"{self.address}/{part}", f"{self.module}/{part}"
+        return Place(address, module, self.env, self.depth, self.output)
 
     def copy(self, index: int) -> "Place":
         mark = f"[{index}]"
-        return replace(self, address=self.address + mark, module=self.module + mark)
+        address, module = self.address + mark, self.module + mark
+        return Place(address, module, self.env, self.depth, self.output)
 
 
 @dataclass(frozen=True, slots=True)

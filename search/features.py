@@ -92,14 +92,19 @@ class Featurizer:
         self._graphs: dict[str, Features] = {}
         self._known: dict[tuple[str, tuple[tuple[str, int], ...]], Features] = {}
 
-    def __call__(self, text: str, hash_: str, trace: Mapping[str, int]) -> Features:
-        """Features of a normal form. Raises: SpaceError if it is no architecture of the task."""
+    def __call__(
+        self, text: str, hash_: str, trace: Mapping[str, int], closed: Space | None = None
+    ) -> Features:
+        """Features of a normal form; `closed` is its tree where that is known.
+
+        Raises: SpaceError if it is no architecture of the task.
+        """
         key = hash_, tuple(trace.items())
         if (known := self._known.get(key)) is not None:
             return known
         graph = self._graphs.get(hash_)
         if graph is None:
-            made, _ = derive(parse(text), Closed(), self.frame.typing, Limits())
+            made, _ = derive(closed or parse(text), Closed(), self.frame.typing, Limits())
             graph = self._graphs[hash_] = graph_features(typed(made, self.frame.typing))
         found = self._known[key] = {**graph, **trace_features(trace, self.frame.space)}
         return found

@@ -142,7 +142,7 @@ class Model:
         if not options:
             return None
         features = self.features(frame)
-        rows = [features(c.text, c.hash, c.trace) for c, _ in options]
+        rows = [features(c.text, c.hash, c.trace, c.closed) for c, _ in options]
         if self.score is not None and fitted.proxies is not None:
             low, usual = fitted.proxies
             guess = _improvement(fitted, [{**row, PROXY: usual} for row in rows])

@@ -1,18 +1,22 @@
 """Surrogates and the strategies that ask them, on an objective computed from the text."""
 
 import math
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from einspace.candidates import Candidate, Frame, candidate_of
+from einspace.candidates import Candidate, Frame, breed, candidate_of, frame, sample
+from einspace.library import resolve
 from einspace.result import TrialRecord
+from grammar.parse import parse
 from search.features import Columns, Featurizer
 from search.strategies import find
 from search.strategies.bayes import Bayes, BayesEvolution, Model
 from search.strategies.prior import Prior
 from search.surrogate import Gp, improvement, normal, scores
+from search.tasks import find as find_task
 from tests.search.synthetic import place, run, worth
 
 BOTH = [Bayes, BayesEvolution]
@@ -108,6 +112,22 @@ def test_features_are_equal_in_another_order_of_questions(space: Frame) -> None:
     one, two = Featurizer(space), Featurizer(space)
     there = {t.hash: one(t.text, t.hash, t.trace) for t in rows}
     assert {t.hash: two(t.text, t.hash, t.trace) for t in reversed(rows)} == there
+
+
+@pytest.mark.parametrize("name", ["vision", "lm", "attention"])
+def test_the_tree_of_a_draw_or_child_is_what_its_text_says_and_has_its_features(name: str) -> None:
+    source, task = resolve(name)
+    assert task is not None
+    open_space = frame(source.text, find_task(task).interface, max_nodes=60)
+    rng = random.Random(0)
+    drawn = [sample(open_space, rng) for _ in range(8)]
+    traces = [c.trace for c in drawn[:2]]
+    drawn += [breed(open_space, "crossover", traces, rng)[0] for _ in range(4)]
+    one, two = Featurizer(open_space), Featurizer(open_space)
+    for found in drawn:
+        assert found.closed == parse(found.text)
+        told = one(found.text, found.hash, found.trace, found.closed)
+        assert told == two(found.text, found.hash, found.trace)
 
 
 def test_features_count_ops_paths_subtrees_and_choices(space: Frame) -> None:
