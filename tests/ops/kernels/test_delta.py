@@ -7,8 +7,6 @@ from torch.nn import functional as F
 
 from ops.kernels.chunked import chunked_decay
 from ops.kernels.delta import chunked_delta, delta_step
-from ops.kernels.diagonal import chunked_diagonal
-from ops.kernels.dplr import chunked_dplr, dplr_step
 from tests.ops.case import close
 
 
@@ -20,20 +18,11 @@ def inputs(length: int, heads: int = 3, key: int = 4, value: int = 5) -> tuple[T
     return q, F.normalize(k, dim=-1), v, beta, -torch.rand(2, heads, length, dtype=torch.float64)
 
 
-def low_rank(length: int, heads: int = 3, key: int = 4, value: int = 5) -> tuple[Tensor, ...]:
-    """q, k, v, a, b, g of the diagonal-plus-rank-one recurrence, stable like RWKV-7's."""
-    q, kappa, v, _, _ = inputs(length, heads, key, value)
-    rate = torch.rand(2, heads, length, key, dtype=torch.float64)
-    g = -torch.rand(2, heads, length, key, dtype=torch.float64)
-    return q, torch.randn_like(q), v, -kappa, kappa * rate, g
-
-
-def looped(step: object, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    assert callable(step)
+def looped(parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     q, v = parts[0], parts[2]
     state, out = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]), []
     for t in range(q.shape[2]):
-        y, state = step(*(z[:, :, t] for z in parts), state)
+        y, state = delta_step(*(z[:, :, t] for z in parts), state)
         out.append(y)
     return torch.stack(out, 2), state
 
@@ -41,9 +30,8 @@ def looped(step: object, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("length", [1, 5, 16, 63])
 @pytest.mark.parametrize("chunk", [1, 16, 64])
 def test_chunks_equal_the_recurrence(length: int, chunk: int) -> None:
-    parts, more = inputs(length), low_rank(length)
-    close(chunked_delta(*parts, chunk=chunk), looped(delta_step, parts))
-    close(chunked_dplr(*more, chunk=chunk), looped(dplr_step, more))
+    parts = inputs(length)
+    close(chunked_delta(*parts, chunk=chunk), looped(parts))
 
 
 def test_recurrence_is_the_published_matrix_form() -> None:
@@ -54,19 +42,7 @@ def test_recurrence_is_the_published_matrix_form() -> None:
         state = g[t].exp() * (eye - beta[t] * torch.outer(k[t], k[t])) @ state
         state = state + beta[t] * torch.outer(k[t], v[t])
         out.append(state.T @ q[t])
-    close(looped(delta_step, inputs(9))[0][0, 0], torch.stack(out))
-
-
-def test_the_delta_rule_is_a_diagonal_plus_rank_one() -> None:
-    q, k, v, beta, g = inputs(63)
-    b, decay = beta[..., None], g[..., None]
-    general = chunked_dplr(q, b * k, v, k, -b * decay.exp() * k, decay.expand_as(k))
-    close(general, chunked_delta(q, k, v, beta, g))
-
-
-def test_without_rank_one_it_is_the_diagonal_engine() -> None:
-    q, k, v, a, _, g = low_rank(37)
-    close(chunked_dplr(q, k, v, a, torch.zeros_like(a), g), chunked_diagonal(q, k, v, g))
+    close(looped(inputs(9))[0][0, 0], torch.stack(out))
 
 
 def test_orthonormal_keys_give_their_values_back() -> None:
@@ -93,17 +69,16 @@ def test_without_writing_the_state_only_decays() -> None:
 
 
 def test_a_sequence_in_two_parts_equals_one_call() -> None:
-    for engine, parts in ((chunked_delta, inputs(37)), (chunked_dplr, low_rank(37))):
-        first, state = engine(*(z[:, :, :21] for z in parts), chunk=8)
-        second, last = engine(*(z[:, :, 21:] for z in parts), state, chunk=8)
-        close((torch.cat([first, second], 2), last), engine(*parts))
+    parts = inputs(37)
+    first, state = chunked_delta(*(z[:, :, :21] for z in parts), chunk=8)
+    second, last = chunked_delta(*(z[:, :, 21:] for z in parts), state, chunk=8)
+    close((torch.cat([first, second], 2), last), chunked_delta(*parts))
 
 
 def test_gradients_of_all_inputs() -> None:
+    given = [z[:1, :2].clone().requires_grad_() for z in inputs(7)]
     state = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
-    for engine, parts in ((chunked_delta, inputs(7)), (chunked_dplr, low_rank(7))):
-        given = [z[:1, :2].clone().requires_grad_() for z in parts]
-        assert torch.autograd.gradcheck(lambda *z, f=engine: f(*z, chunk=3), (*given, state))
+    assert torch.autograd.gradcheck(lambda *z: chunked_delta(*z, chunk=3), (*given, state))
 
 
 def test_alike_keys_stay_exact_in_fp32() -> None:
@@ -111,20 +86,16 @@ def test_alike_keys_stay_exact_in_fp32() -> None:
     q, k, v, _, _ = inputs(200, heads=1, key=8)
     k = F.normalize(k[:, :, :1] + 0.05 * k, dim=-1)
     beta, g = q.new_full((1,), 0.95), q.new_zeros(1)
-    exact = looped(delta_step, (q, k, v, *(z.expand(2, 1, 200) for z in (beta, g))))[0]
+    exact = looped((q, k, v, *(z.expand(2, 1, 200) for z in (beta, g))))[0]
     y, _ = chunked_delta(*(z.float() for z in (q, k, v, beta, g)))
     close(y, exact.float(), scale=50)
 
 
 def test_strong_decay_over_2000_tokens_has_finite_gradients() -> None:
-    for engine, parts in (
-        (chunked_delta, inputs(2000, heads=1)),
-        (chunked_dplr, low_rank(2000, heads=1)),
-    ):
-        given = [z.float() for z in parts]
-        given[-1] = torch.full_like(given[-1], -40.0)
-        leaves = [z.requires_grad_() for z in given]
-        y, last = engine(*leaves)
-        (y.square().mean() + last.mean()).backward()
-        assert y.isfinite().all()
-        assert all(z.grad is not None and z.grad.isfinite().all() for z in leaves)
+    given = [z.float() for z in inputs(2000, heads=1)]
+    given[-1] = torch.full_like(given[-1], -40.0)
+    leaves = [z.requires_grad_() for z in given]
+    y, last = chunked_delta(*leaves)
+    (y.square().mean() + last.mean()).backward()
+    assert y.isfinite().all()
+    assert all(z.grad is not None and z.grad.isfinite().all() for z in leaves)
