@@ -45,6 +45,19 @@ def test_open_gates_are_unnormalised_linear_attention() -> None:
     close(layer(x), layer.merge((q @ k.mT).tril() @ v, x))
 
 
+def test_a_constant_gate_is_the_decay_of_retention() -> None:
+    layer = SimpleGatedAttention(12, 3).double()
+    rates = 1 - 2.0 ** (-5 - torch.arange(3, dtype=torch.float64))
+    torch.nn.init.zeros_(layer.decay.weight)
+    layer.decay.bias.data.copy_((rates**16).logit())
+    x = torch.randn(2, 40, 12, dtype=torch.float64)
+    assert layer.conv is not None
+    q, k, v = layer.heads_of(layer.conv(layer.qkv(x)))
+    age = torch.arange(40)[:, None] - torch.arange(40)
+    kept = (rates[:, None, None] ** age.clamp(min=0)).tril()
+    close(layer(x), layer.merge((q @ k.mT * kept) @ v, x))
+
+
 def test_it_is_gla_with_equal_gates() -> None:
     layer = SimpleGatedAttention(12, 3).double()
     x = torch.randn(2, 40, 12, dtype=torch.float64)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ops.kernels.delta import chunked_delta
 from ops.kernels.surprise import memory_gates, memory_read, memory_scan
 from ops.memory.neural import NeuralMemory
 from ops.spec import seq
@@ -103,6 +104,29 @@ def test_linear_without_momentum_is_the_delta_rule_with_decay_after_the_error() 
     for a in (torch.zeros_like(alpha), alpha):
         y, _ = scanned(qkv, [a, torch.zeros_like(eta), theta], (weights, momenta))
         close(y, delta_rule(qkv, 2 * theta, weights[0], a))
+
+
+def test_the_gated_delta_rule_decays_before_the_error_so_it_differs_where_one_forgets() -> None:
+    (q, k, v), (alpha, eta, theta), (weights, momenta) = problem(1)
+    none = torch.zeros_like(eta)
+    for a in (none, 0.5 * alpha):
+        y, _ = scanned([q, k, v], [a, none, theta], (weights, momenta))
+        other, _ = chunked_delta(q, k, v, 2 * theta, (1 - a).log(), weights[0])
+        assert torch.allclose(y, other) == (not a.any())
+
+
+def test_under_autocast_the_memory_is_fp32() -> None:
+    torch.manual_seed(0)
+    layer, x = NeuralMemory(8, heads=2, chunk=4), torch.randn(2, 30, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = [*layer.parts(layer.filtered(x)), *layer.rates(x), *layer.fresh(2)[0]]
+        y = layer(x)
+        state = layer.init_state(2, 30)
+        for t in range(3):
+            _, state = layer.step(x[:, t : t + 1], state)
+    assert {z.dtype for z in parts} == {torch.float32}
+    assert {z.dtype for z in state[:6]} == {torch.float32}
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.1, atol=0.05)
 
 
 def test_forgetting_everything_leaves_the_momentum() -> None:
