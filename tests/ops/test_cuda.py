@@ -1,26 +1,33 @@
-"""On a GPU every attention op computes what it computes on the CPU, and a graph captures it."""
+"""On a GPU every op computes what it computes on the CPU, and a graph holds its training step."""
 
 import copy
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from ops import families
-from tests.ops.case import BATCH, Bench, close, collect, tensors
+from ops.contract import stepped
+from tests.ops.case import Bench, close, collect, tensors
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-FAMILY = [b for b in collect() if families()[b.op.name] == "attention"]
-every = pytest.mark.parametrize("bench", FAMILY, ids=str)
+every = pytest.mark.parametrize("bench", collect(), ids=str)
 
 
-def moved(values: list[Any]) -> list[Any]:
-    """Copies on the GPU; floating ones ask for gradients."""
-    found = [None if v is None else v.detach().cuda() for v in values]
-    return [v.requires_grad_() if v is not None and v.is_floating_point() else v for v in found]
+def moved(values: list[Any], device: str = "cuda") -> list[Any]:
+    """Copies on a device; floating ones ask for gradients."""
+
+    def move(value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        there = value.detach().to(device, copy=True)
+        return there.requires_grad_() if there.is_floating_point() else there
+
+    return [tree_map(move, value) for value in values]
 
 
 def loss_of(bench: Bench, returned: dict[str, Any]) -> torch.Tensor:
@@ -33,19 +40,17 @@ def loss_of(bench: Bench, returned: dict[str, Any]) -> torch.Tensor:
 def test_the_gpu_agrees_with_the_cpu(bench: Bench) -> None:
     module, data = bench.build(dtype=torch.float64).eval(), bench.data(dtype=torch.float64)
     there = copy.deepcopy(module).cuda()
-    here = [v.requires_grad_() if v is not None and v.is_floating_point() else v for v in data]
-    far = moved(here)
-    mine, theirs = bench.call(module, here), bench.call(there, far)
-    for a, b in zip(bench.values(theirs), bench.values(mine), strict=True):
+    mine, theirs = bench.call(module, moved(data, "cpu")), bench.call(there, moved(data))
+    for a, b in zip(tensors(bench.values(theirs)), tensors(bench.values(mine)), strict=True):
         close(a.cpu(), b, scale=10)
     if not any(p.requires_grad for p in module.parameters()):
         return
     loss_of(bench, mine).backward()
     loss_of(bench, theirs).backward()
     for p, q in zip(there.parameters(), module.parameters(), strict=True):
-        assert p.grad is not None
-        assert q.grad is not None
-        close(p.grad.cpu(), q.grad, scale=10)
+        assert (p.grad is None) == (q.grad is None)  # noise of training alone, in eval
+        if p.grad is not None and q.grad is not None:
+            close(p.grad.cpu(), q.grad, scale=10)
 
 
 @every
@@ -53,19 +58,17 @@ def test_steps_on_the_gpu_agree(bench: Bench) -> None:
     if not bench.op.state or not bench.causal:
         return
     module = bench.build(dtype=torch.float64).eval().cuda()
-    data = [v if v is None else v.cuda() for v in bench.data(dtype=torch.float64)]
+    data = moved(bench.data(dtype=torch.float64))
     with torch.no_grad():
         whole = bench.values(bench.call(module, data))[0]
-        state, parts = module.init_state(BATCH, whole.shape[1]), []
-        for t in range(whole.shape[1]):
-            now = [v[:, t : t + 1] for v in data[1:] if v is not None]
-            y, state = module.step(data[0][:, t : t + 1], state, *now)
-            parts.append(y)
-    close(torch.cat(parts, 1), whole, scale=10)
+        y, _ = stepped(bench, module, data)
+    close(y, whole, scale=10)
 
 
 @every
 def test_a_training_step_is_captured(bench: Bench) -> None:
+    if not bench.op.capture:
+        pytest.skip("capture=False: see the op's page")
     module = bench.build().cuda().eval()
     data = moved(bench.data())
     if not list(module.parameters()):
