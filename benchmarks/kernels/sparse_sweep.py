@@ -25,29 +25,38 @@ Config = tuple[int, int, int, int, str, bool]
 Job = tuple[str, int, Config]
 TILES: Mapping[tuple[str, int], list[tuple[int, int, int, int]]] = {
     ("forward", 64): [
-        (128, 64, 4, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 128, 4, 2), (128, 64, 8, 3),
-    ],
-    ("forward", 128): [
-        (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (128, 64, 8, 2),
+        (64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2), (64, 32, 4, 3), (128, 32, 4, 3),
+        (64, 128, 4, 2), (128, 128, 4, 2),
     ],
     ("queries", 64): [
-        (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 128, 4, 2),
-    ],
-    ("queries", 128): [
-        (128, 64, 8, 2), (64, 64, 4, 2), (128, 32, 8, 3), (64, 32, 4, 3), (64, 128, 8, 2),
+        (64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 3), (128, 32, 4, 3),
+        (64, 128, 4, 2), (128, 64, 4, 2),
     ],
     ("keys", 64): [
-        (64, 128, 8, 3), (64, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2), (32, 128, 8, 3),
+        (64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 8, 2), (32, 64, 4, 3), (32, 128, 4, 3),
+        (128, 64, 4, 2), (32, 128, 8, 3),
+    ],
+    ("forward", 128): [
+        (64, 64, 4, 2), (128, 64, 8, 3), (128, 64, 8, 2), (64, 32, 4, 3), (128, 32, 8, 3),
+        (64, 128, 4, 2), (128, 128, 8, 2),
+    ],
+    ("queries", 128): [
+        (64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (64, 32, 4, 3), (128, 32, 8, 2),
+        (64, 64, 8, 2),
     ],
     ("keys", 128): [
         (32, 128, 8, 3), (64, 128, 8, 2), (64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 3),
+        (32, 128, 8, 2),
     ],
 }  # fmt: skip
 
 
 def candidates(part: str, d: int) -> list[Config]:
-    kinds = itertools.product(TILES[part, d], ("split", "branch", "masked"), (False, True))
-    return [(*tile, loops, describe) for tile, loops, describe in kinds]
+    """Both loops for every tile; one predicate for all, and descriptors, for the first two."""
+    tiles = TILES[part, d]
+    found: list[Config] = [(*t, loops, False) for t in tiles for loops in ("split", "branch")]
+    found += [(*t, "masked", False) for t in tiles[:2]]
+    return found + [(*t, loops, True) for t in tiles[:2] for loops in ("split", "branch")]
 
 
 def launch(part: str, name: str, parts: tuple[Tensor, ...], config: Config | None) -> Any:
@@ -106,20 +115,29 @@ def tried(job: Job, names: list[str], sets: list[tuple[Tensor, ...]]) -> list[fl
 
 def sweep(jobs: list[Job], names: list[str], processes: int = 14) -> None:
     """Prints ms of every candidate on the swept patterns, and the best of each."""
+    sets: list[tuple[Tensor, ...]] = []
+    found: list[tuple[Config, list[float]]] = []
+    group = ("", 0)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        faults = pool.map(compiled, [(job, names) for job in jobs], chunksize=1)
-    for (part, d), group in itertools.groupby(zip(jobs, faults, strict=True), lambda x: x[0][:2]):
-        sets = [operands(4, 16, 4096, d, seed) for seed in range(2)]
-        found: list[tuple[Config, list[float]]] = []
-        for job, fault in group:
+        faults = pool.imap(compiled, [(job, names) for job in jobs], chunksize=1)
+        for job, fault in zip(jobs, faults, strict=True):
+            if job[:2] != group:
+                tell(group, names, found)
+                group, found = job[:2], []
+                sets = [operands(4, 16, 4096, job[1], seed) for seed in range(2)]
             if not fault:
                 found.append((job[2], tried(job, names, sets)))
                 fault = " ".join(f"{t:.3f}" for t in found[-1][1])
-            print(f"{part[0]} {d} {job[2]} {fault}", flush=True)
-        for i, name in enumerate(names):
-            best = sorted((times[i], config) for config, times in found)[:4]
-            told = "; ".join(f"{t:.4f} {c}" for t, c in best)
-            print(f"BEST {part} D{d} {name}: {told}", flush=True)
+            print(f"{job[0][0]} {job[1]} {job[2]} {fault}", flush=True)
+    tell(group, names, found)
+
+
+def tell(group: tuple[str, int], names: list[str], found: list[tuple[Config, list[float]]]) -> None:
+    """The best four candidates for each pattern."""
+    for i, name in enumerate(names if found else []):
+        best = sorted((times[i], config) for config, times in found)[:4]
+        told = "; ".join(f"{t:.4f} {c}" for t, c in best)
+        print(f"BEST {group[0]} D{group[1]} {name}: {told}", flush=True)
 
 
 def main() -> None:
