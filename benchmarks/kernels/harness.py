@@ -10,15 +10,21 @@ sets of inputs (together beyond the L2 cache) and replayed; what cannot be captu
 events and marked `*`. Times are medians in ms. The floor of a row is the larger of its bytes over
 the copy bandwidth and its FLOPs over the matmul rate, both measured at the start of the run.
 Every finished row is a line of `<out>/rows.jsonl`; the same command goes on where it stopped.
+
+`--warm 8` first calls every kernel of the chosen rows once, in 8 processes: what compiles only (as
+FlexAttention does, five to ten seconds a row) then finds its caches on disk. Not for peers that
+tune themselves by timing, such as fla: they would time each other.
 """
 
 import argparse
 import importlib
 import json
 import math
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +95,7 @@ def error(row: Row) -> float:
     got = call(row.ours, inputs, row.mode, seed.to(out_type))
     worst = 0.0
     for a, e in zip(got, want, strict=True):
-        gap = float((a.double() - e).norm() / e.norm().clamp_min(1e-30))
+        gap = float((a.detach().double() - e.detach()).norm() / e.detach().norm().clamp_min(1e-30))
         worst = max(worst, gap if math.isfinite(gap) else math.inf)
     return worst
 
@@ -201,6 +207,40 @@ def line(found: Mapping[str, object]) -> str:
     )
 
 
+def _warm(keys: Sequence[str]) -> None:
+    """Compile what these rows need; a failure shows when the row is measured."""
+    for row in chosen({key.split("/")[0] for key in keys}):
+        if row.key in keys:
+            for kernel in (row.ours, *row.peers.values()):
+                if row.warm is not None:
+                    row.warm()
+                with suppress(Exception):
+                    y = kernel(*row.inputs(0))
+                    call(kernel, row.inputs(0), row.mode, torch.randn_like(y.detach()))
+
+
+def warm(rows: Sequence[Row], processes: int) -> None:
+    """`_warm` for all rows, dealt out to processes."""
+    context = multiprocessing.get_context("spawn")
+    keys = [row.key for row in rows]
+    jobs = [context.Process(target=_warm, args=(keys[i::processes],)) for i in range(processes)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+
+
+def chosen(engines: Iterable[str], names: str = "", mode: str | None = None) -> list[Row]:
+    """The rows of these engines whose name has one of the parts in `names`, in this mode."""
+    parts = [p for p in names.split(",") if p]
+    return [
+        row
+        for engine in engines
+        for row in importlib.import_module(f"benchmarks.kernels.{engine}").rows()
+        if (not parts or any(p in row.name for p in parts)) and mode in (None, row.mode)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--engines", default=",".join(ENGINES))
@@ -208,6 +248,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("fwd", "fwd+bwd"))
     parser.add_argument("--out", type=Path, default=Path("build/kernels"))
     parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--warm", type=int, default=0, help="processes that compile first")
     arguments = parser.parse_args()
     until = time.monotonic() + 60 * arguments.minutes
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -222,26 +263,23 @@ def main() -> None:
     )
     where = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     where["date"] = time.strftime("%Y-%m-%d")
-    parts = [p for p in arguments.names.split(",") if p]
-    for engine in arguments.engines.split(","):
-        for row in importlib.import_module(f"benchmarks.kernels.{engine}").rows():
-            chosen = not parts or any(p in row.name for p in parts)
-            if not chosen or row.key in known or arguments.mode not in (None, row.mode):
-                continue
-            if time.monotonic() > until:
-                print("time is up; the same command goes on from here", flush=True)
-                return
-            torch.cuda.empty_cache()
-            try:
-                found = measure(row, copy, rate)
-            except Exception as fault:  # noqa: BLE001  # a broken row must not cost the others
-                print(
-                    f"{row.key:<58} FAILED {type(fault).__name__}: {str(fault)[:300]}", flush=True
-                )
-                continue
-            with path.open("a") as lines:
-                lines.write(json.dumps(found | where) + "\n")
-            print(line(found), flush=True)
+    rows = chosen(arguments.engines.split(","), arguments.names, arguments.mode)
+    rows = [row for row in rows if row.key not in known]
+    if arguments.warm:
+        warm(rows, arguments.warm)
+    for row in rows:
+        if time.monotonic() > until:
+            print("time is up; the same command goes on from here", flush=True)
+            return
+        torch.cuda.empty_cache()
+        try:
+            found = measure(row, copy, rate)
+        except Exception as fault:  # noqa: BLE001  # a broken row must not cost the others
+            print(f"{row.key:<58} FAILED {type(fault).__name__}: {str(fault)[:300]}", flush=True)
+            continue
+        with path.open("a") as lines:
+            lines.write(json.dumps(found | where) + "\n")
+        print(line(found), flush=True)
 
 
 if __name__ == "__main__":
