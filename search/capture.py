@@ -60,32 +60,34 @@ def record(
         stream.wait_stream(here)
     collects = gc.isenabled()
     gc.disable()  # What a collection frees, an older graph say, would end the capture.
-    failure: Exception | None = None
+    failures: list[str] = []  # no exception is kept: its frames would keep the autograd graph
+    full = False
     try:
         with torch.cuda.stream(stream):
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 step()
             except Exception as error:  # noqa: BLE001  # named below, once the capture has ended
-                failure = error
+                failures.append(reason_of(error))
+                full = isinstance(error, torch.OutOfMemoryError)
             try:
                 graph.capture_end()
             except RuntimeError as error:
-                failure = failure or error
+                failures.append(reason_of(error))
     finally:
         if collects:
             gc.enable()
     here.wait_stream(stream)
-    if failure is None:
+    if not failures:
         return graph
     for generator, state in kept:  # They believe that they are being captured still.
         fresh = torch.Generator(generator.device)
         fresh.set_state(state)
         generator.graphsafe_set_state(fresh)
     torch.cuda.synchronize(device)  # A sticky error of the device shows here, and ends the trial.
-    if isinstance(failure, torch.OutOfMemoryError):
-        raise failure
-    raise NotCapturable(BROKEN + reason_of(failure)) from failure
+    if full:
+        raise torch.OutOfMemoryError(failures[0])
+    raise NotCapturable(BROKEN + failures[0])
 
 
 def reason_of(error: BaseException) -> str:
@@ -199,7 +201,7 @@ class Captured:
         if others:
             raise NotCapturable(f"there are parameters in {', '.join(sorted(others))}")
         low = {id(p) for p in watch.found()}
-        failure: RuntimeError | None = None
+        reason = "two passes over one batch differ"
         for shadowed in ([p for p in trained if id(p) in low], []):
             self._set_random_state(state)
             self.optimiser = FlatAdamW(
@@ -211,9 +213,8 @@ class Captured:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                failure = error
-        reason = reason_of(failure) if failure else "two passes over one batch differ"
-        raise NotCapturable(reason) from failure
+                reason = reason_of(error)
+        raise NotCapturable(reason)
 
     def _rehearse(self, optimiser: FlatAdamW, loss: Tensor) -> bool:
         """One step that leaves no trace; whether it saw the loss of the pass without shadows."""

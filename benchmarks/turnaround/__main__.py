@@ -136,6 +136,7 @@ def page(args: argparse.Namespace) -> None:
     """The tables so far."""
     from benchmarks.turnaround.page import page as text
 
+    args.out.mkdir(parents=True, exist_ok=True)
     found = text(read(args.out))
     (args.out / "turnaround.md").write_text(found, encoding="utf-8")
     print(found, flush=True)
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--rows", default="all", help="sizes, or size/name, commas between")
     parser.add_argument("--row", default="small/rope", help="what to profile")
+    parser.add_argument("--text", default="", help="profile this text in the shapes of --row")
     parser.add_argument("--unroll", type=int, default=1, help="steps in one graph")
     parser.add_argument("--retry", action="store_true", help="run failed rows again")
     parser.add_argument("--minutes", type=float, default=9.0)
@@ -170,7 +172,7 @@ def main() -> None:
     if args.what == "profile":
         from benchmarks.turnaround.profile import profile
 
-        return profile(args.row, args.out, args.kit)
+        return profile(args.row, args.out, args.kit, args.text)
     from benchmarks.turnaround.hourly import hourly
 
     return hourly(args.out, args.kit, args.layouts, args.seconds)

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from grammar.domain import Flag, Float, Int, Word
 from ops.attention.engine import ENGINE, ScoreAttention, attention_shape, split_heads
 from ops.kernels.positions import meeting
-from ops.kernels.relative import lrpe, t5_bucket, xpos_scale
+from ops.kernels.relative import by_gap, lrpe, t5_bucket, xpos_scale
 from ops.spec import Cost, Input, Mismatch, Op, TensorType, need
 
 
@@ -83,16 +83,17 @@ class SoftmaxAttention(ScoreAttention):
         return q, k, v
 
     def bias(self, gap: Tensor, like: Tensor) -> Tensor | None:
-        """p [heads, T, S], where positions add to the logits."""
+        """p [heads, T, S], where positions add to the logits; gap is t - s."""
         if self.pos == "alibi":
             return -self.slopes.to(like.dtype)[:, None, None] * gap.abs()
-        if self.pos == "t5":
-            rows = t5_bucket(gap, self.causal)
-        elif self.pos == "learned":
-            rows = gap.clamp(0, 128) if self.causal else gap.clamp(-128, 128) + 128
-        else:
+        if self.pos not in ("t5", "learned"):
             return None
-        return self.table[rows].movedim(-1, 0).to(like.dtype)
+        line = torch.cat([gap[:, 0].flip(0), gap[0, 1:]])
+        if self.pos == "t5":
+            rows = t5_bucket(line, self.causal)
+        else:
+            rows = line.clamp(0, 128) if self.causal else line.clamp(-128, 128) + 128
+        return by_gap(self.table[rows].T, len(gap)).to(like.dtype)
 
     def scores(self, q: Tensor, k: Tensor, gap: Tensor) -> Tensor:
         scores = q @ self.every_head(k).mT * self.scale
@@ -290,7 +291,7 @@ OP = Op(
     returns=("y", "q", "k", "lse"),
     mask="use",
     state=True,
-    uses=(*ENGINE, t5_bucket, xpos_scale, lrpe),
+    uses=(*ENGINE, t5_bucket, by_gap, xpos_scale, lrpe),
     hides=_hides,
     paper="arXiv:1706.03762",
 )

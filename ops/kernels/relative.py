@@ -27,6 +27,19 @@ def t5_bucket(gap: Tensor, causal: bool) -> Tensor:
     return bucket if causal else bucket + 16 * (gap < 0)
 
 
+def by_gap(values: Tensor, rows: int) -> Tensor:
+    """[H, rows, columns] whose entry (t, s) is the value of the gap t - s.
+
+    values [H, rows + columns - 1], of the gaps rows - 1 down to 1 - columns. Row t is `values` from
+    place rows - 1 - t on: one row, repeated with a period one longer than the rows are read. The
+    gradient is a sum over rows, where an index a pair would sort T^2 of them.
+    """
+    width = values.shape[-1]
+    filled = torch.cat([values, values[:, :1]], dim=-1)[:, None].expand(-1, rows, -1)
+    shifted = filled.flatten(1)[:, : rows * width].unflatten(1, (rows, width))
+    return shifted[..., rows - 1 :]
+
+
 def xpos_scale(place: Tensor, width: int, sign: int, like: Tensor) -> Tensor:
     """Factors [T, K] of queries (`sign` 1) or keys (-1), for rotary pairs (c, c + K/2)."""
     wide = torch.promote_types(like.dtype, torch.float32)
