@@ -12,7 +12,6 @@ from typing import Literal, TypeAlias
 from einspace.blur import Blurred, blur
 from einspace.frame import Frame
 from einspace.space_facts import exact_of, facts_of, layered_of
-from grammar.beyond import NotSummed
 from grammar.errors import SpaceError
 from grammar.estimate import Estimate, Proposer, Relaxed, Walked
 from grammar.exact import Exact
@@ -53,9 +52,6 @@ def _build(frame: Frame) -> Sums:
     limits = drawn_limits(frame)
     try:
         return exact_of(frame, limits, CAP)
-    except NotSummed:
-        walked = Walked(frame.space, frame.typing, limits)
-        return Estimate(frame.space, limits, walked)
     except TooLarge:
         pass
     if frame.checked.radius == 0:

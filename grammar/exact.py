@@ -18,7 +18,6 @@ from itertools import accumulate
 from typing import Literal, TypeVar
 
 from grammar.ast import Space, deep
-from grammar.beyond import NotSummed, beyond
 from grammar.derive import derivations
 from grammar.errors import SpaceError
 from grammar.exact_forms import Inside
@@ -74,13 +73,6 @@ class _Whole(Inside):
         spent: bool,
         cap: int | None,
     ) -> None:
-        part = beyond(space)
-        if part is not None:
-            raise NotSummed(
-                "no exact sums: a name leaves an argument here, or 'head' is in outputs",
-                span=part.span,
-                hint="draws and estimates work",
-            )
         super().__init__(space, algebra, limits)
         self.spent, self.cap = spent, cap
         self._memo, self._applied, self.layered = {}, {}, layered

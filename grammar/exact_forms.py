@@ -42,11 +42,10 @@ class Inside(Flow):
             parts = self.branches(args, early, [x] * len(args), copies=False)
             return self.chain([*parts, *self.op_call(call, at, None, rest)], start, size)
         if name == "outputs":
-            bodies = [a.value for a in call.args]
-            table = self.chain(
-                self.branches(bodies, at, [x] * len(bodies), copies=False), start, size
-            )
-            names = tuple(a.name or "" for a in call.args)
+            bodies, names = [a.value for a in call.args], tuple(a.name or "" for a in call.args)
+            spots = [at._replace(spot=at.spot._replace(output=name)) for name in names]
+            parts = [self._branch(bodies, i, spots[i], x, copies=False) for i in range(len(names))]
+            table = self.chain(parts, start, size)
             return {o._replace(value=Branches(names, o.value)): v for o, v in table.items()}  # type: ignore[arg-type]  # branches give a tuple
         if name == "residual":
             wanted = at.wanted | self.own(at.spot)
@@ -88,7 +87,7 @@ class Inside(Flow):
             return dict(self.walk(body, at._replace(spot=there), x, low, high))
         anchor = spot.mnear or spot.module
         path = f"{anchor}/tied" if anchor else ""
-        there = Spot(path, path, path, path, spot.env)
+        there = Spot(path, path, path, path, spot.env, spot.output)
         return self.only(body, at._replace(spot=there, wanted=plain(at.wanted)), x, size)
 
     # -- tuples and lists --------------------------------------------------------------------

@@ -149,6 +149,7 @@ class Ops(Fill):
             f"{spot.module}[{index}]" if spot.module else "",
             f"{spot.module}[=]" if spot.module else fresh,
             spot.env,
+            spot.output,
         )
         shared = (inner.near, inner.mnear) if anchored else ()
         return inner, frozenset(root(p) for p in shared if p)
@@ -229,7 +230,9 @@ class Ops(Fill):
         """The outcome of an op whose arguments are values."""
         if not low <= 1 <= high:
             return
-        for made in self.applied(name, params, values, inputs, node):
+        for made in self.applied(
+            name, params, values, inputs, Site("", 0, node, output=at.spot.output)
+        ):
             found = self._outcome(name, made, node, at, state, before)
             if found is not None:
                 yield found
@@ -267,13 +270,13 @@ class Ops(Fill):
         params: Mapping[str, Scalar],
         values: Sequence[object],
         inputs: Mapping[str, object],
-        node: Node,
+        site: Site,
     ) -> tuple[Answer, ...]:
         """The algebra's answers, asked once; none is a refusal."""
-        key = (name, tuple(params.values()), tuple(values), tuple(inputs.items()))
+        key = (name, tuple(params.values()), tuple(values), tuple(inputs.items()), site.output)
         if key not in self._applied:
             try:
-                made = self.ask(name, params, values, inputs, Site("", 0, node))
+                made = self.ask(name, params, values, inputs, site)
             except Infeasible as error:
                 self.note(error)
                 made = ()

@@ -45,11 +45,18 @@ class Branches(NamedTuple):
 
 
 class Closure(NamedTuple):
-    """An argument: the caller's text at the caller's spot, with the caller's names."""
+    """An argument: the caller's text at the caller's spot, with the caller's names.
+
+    What it binds passes through the rule under names that no text can write: `carried`.
+    """
 
     body: Expr
     spot: "Spot"
     scope: Names
+
+    def carried(self, name: str) -> str:
+        """A name that this argument binds, on its way through the rule."""
+        return name if ">" in name else f"{self.spot.address}>{name}"
 
 
 class Env:
@@ -63,21 +70,22 @@ class Env:
 
 
 class Spot(NamedTuple):
-    """Where the exact walk stands: addresses of choices and of modules, and the places at which
-    `same` and `tied` would anchor (empty: nowhere)."""
+    """Where the exact walk stands: addresses of choices and of modules, the places at which
+    `same` and `tied` would anchor (empty: nowhere), and the task's output that this leads to."""
 
     address: str
     near: str
     module: str
     mnear: str
     env: Env
+    output: str = ""
 
     def at(self, part: object) -> "Spot":
         """One step down; what is empty stays empty."""
         if not (self.address or self.near or self.module or self.mnear):
             return self
         address, near, module, mnear = (f"{p}/{part}" if p else "" for p in self[:4])
-        return Spot(address, near, module, mnear, self.env)
+        return Spot(address, near, module, mnear, self.env, self.output)
 
     def level(self) -> int:
         """The highest number of a root that can be named from here."""

@@ -101,18 +101,20 @@ class Fill:
         inner = {n: c for n, c in env.closures.items() if n in refs.names}
         live = {f"{self.decls[n].kind}:{n}" for n in refs.decls if self.decls[n].kind != "rule"}
         anchored, recursive = refs.anchored, bool(refs.decls & self.static.recursive)
+        binds = set(refs.binds)
         for closure in inner.values():
             below = self.reach(closure.body, closure.spot.env)
             live |= {root(closure.spot.address)} | {w for w in below.live if w[0] != "@"}
             anchored = anchored or below.anchored
             recursive = recursive or below.recursive
+            binds |= {closure.carried(name[1:]) for name in below.binds}
             if below.anchored and closure.spot.near:
                 live.add(root(closure.spot.near))
         floors = {n: self.reach(c.body, c.spot.env).floor for n, c in inner.items()}
         return Reach(
             self.env(tuple(inner.items())),
             frozenset(live | {f"@{r}" for r in refs.reads}),
-            frozenset(f"@{b}" for b in refs.binds),
+            frozenset(f"@{b}" for b in binds),
             tuple(sorted(refs.reads)),
             anchored,
             recursive,
@@ -152,6 +154,7 @@ class Fill:
             path(spot.module),
             path(spot.mnear, reach.anchored),
             reach.env,
+            spot.output,
         )
         names = {n: scope[n] for n in reach.reads if n in scope}
         frame = tuple(p for p in store if root(p[0]) not in roots) if store else ()

@@ -16,6 +16,7 @@ from grammar.exact_state import (
     Closure,
     Draft,
     Many,
+    Names,
     Out,
     Spot,
     Table,
@@ -242,9 +243,11 @@ class Flow(Ops):
         name, spot = call.name, at.spot
         if name in spot.env.closures:
             closure = spot.env.closures[name]
-            there = closure.spot._replace(module=spot.module, mnear=spot.mnear)
-            inner = State(there, dict(closure.scope), at.store, plain(at.wanted))
-            return self.only(closure.body, inner, x, size)
+            there = closure.spot._replace(module=spot.module, mnear=spot.mnear, output=spot.output)
+            inner = State(there, dict(closure.scope), at.store, _inside(at.wanted, closure))
+            return self._renamed(
+                closure.body, inner, x, size, lambda b: {closure.carried(n): v for n, v in b}
+            )
         if name in self.decls:
             return self._rule(self.decls[name], call, at, x, size)
         if self.is_form(call):
@@ -253,6 +256,23 @@ class Flow(Ops):
             return self.chain(self.op_call(call, at, x), Out((), (), at.store), size)
         self.note(refuse(f"'{name}' is neither an op nor a rule", call))
         return {}
+
+    def _renamed(
+        self,
+        body: Expr,
+        at: State,
+        x: object,
+        size: int,
+        rename: Callable[[Names], Mapping[str, object]],
+    ) -> Table:
+        """The outcomes of one part, the names that it binds under others."""
+        low, high = (0, EVERY) if size == EVERY else (size, size)
+        draft: Draft = {}
+        for out, vertex in self.walk(body, at, x, low, high):
+            binds = tuple(sorted(rename(out.binds).items(), key=lambda b: b[0]))
+            edge = (1.0, -1, 0, 0, 1, (vertex,))
+            draft.setdefault(out._replace(binds=binds), []).append(edge)
+        return finish(draft)
 
     def only(self, body: Expr, at: State, x: object, size: int) -> Table:
         """The outcomes of one part, without the names that it binds."""
@@ -276,10 +296,14 @@ class Flow(Ops):
         spot = spot._replace(env=self.env(tuple(closures)))
         if decl.kind == "let":
             path = f"let:{decl.name}"
-            spot = Spot(path, path, path, path, spot.env)
-        elif decl.kind == "fix":
+            spot = Spot(path, path, path, path, spot.env, spot.output)
+            return self.only(decl.body, State(spot, at.scope, at.store, plain(at.wanted)), x, size)
+        if decl.kind == "fix":
             spot = spot._replace(address=f"fix:{decl.name}", near=f"fix:{decl.name}")
-        return self.only(decl.body, State(spot, at.scope, at.store, plain(at.wanted)), x, size)
+        fresh = [c for _, c in closures if c not in at.spot.env.closures.values()]
+        inner = State(spot, at.scope, at.store, _through(at.wanted, fresh))
+        origins = [c.spot.address for c in fresh]
+        return self._renamed(decl.body, inner, x, size, lambda b: _handed_back(origins, b))
 
     def _closure(self, name: str, text: Expr, spot: Spot, at: State) -> Closure:
         if isinstance(text, Name) and text.id in at.spot.env.closures:
@@ -294,6 +318,35 @@ class Flow(Ops):
 def plain(wanted: Roots) -> Roots:
     """Without names: they do not leave a choice or a rule."""
     return frozenset(w for w in wanted if w[0] != "@")
+
+
+def _through(wanted: Roots, closures: Sequence[Closure]) -> Roots:
+    """What is wanted of a rule's body, so that names of its arguments reach the caller."""
+    names = [w[1:] for w in wanted if w[0] == "@"]
+    own = {f"@{c.carried(n)}" for c in closures for n in names if ">" not in n}
+    return plain(wanted) | own | {f"@{n}" for n in names if ">" in n}
+
+
+def _inside(wanted: Roots, closure: Closure) -> Roots:
+    """What is wanted of the text of an argument."""
+    carried = {w for w in wanted if w[0] == "@" and ">" in w}
+    start = f"@{closure.carried('')}"
+    own = {f"@{w.removeprefix(start)}" for w in carried if w.startswith(start)}
+    return plain(wanted) | own | carried
+
+
+def _handed_back(origins: Sequence[str], binds: Names) -> Mapping[str, object]:
+    """A rule's names as its caller sees them: those of the arguments alone; where two bind the
+    same one, the later parameter's."""
+    found = {}
+    for name, value in binds:
+        if ">" in name and name.rpartition(">")[0] not in origins:
+            found[name] = value
+    for origin in origins:
+        for name, value in binds:
+            if name.rpartition(">")[0] == origin:
+                found[name.rpartition(">")[2]] = value
+    return found
 
 
 def takes_parts(call: Call, parts: Sequence[Expr], variadic: bool, is_op: bool) -> bool:

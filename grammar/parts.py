@@ -72,12 +72,14 @@ def carried(origin: str, before: Scope, after: Scope) -> Scope:
 
 
 def handed_back(origins: Sequence[str], before: Scope, after: Scope) -> Scope:
-    """The caller's names after a call: its own, and those that its arguments have bound."""
-    found = dict(before)
-    for name, label in after.items():
-        origin, mark, plain = name.rpartition(">")
-        if mark and label is not before.get(name):
-            found[plain if origin in origins else name] = label
+    """The caller's names after a call: its own, and those that its arguments have bound; where
+    two bind the same one, the later parameter's."""
+    fresh = {n: v for n, v in after.items() if ">" in n and v is not before.get(n)}
+    found = {**before, **{n: v for n, v in fresh.items() if n.rpartition(">")[0] not in origins}}
+    for origin in origins:
+        for name, label in fresh.items():
+            if name.rpartition(">")[0] == origin:
+                found[name.rpartition(">")[2]] = label
     return found
 
 

@@ -179,3 +179,20 @@ def test_100000_draws_follow_the_conditioned_distribution() -> None:
     assert len(drawn) == sum(sums.counts().values())
     square = sum((n - shares[d]) ** 2 / shares[d] for d, n in drawn.items())
     assert square < chi2.ppf(0.9999, len(drawn) - 1)
+
+
+def test_names_that_leave_an_argument_and_heads_of_outputs_are_summed() -> None:
+    leads = frame(
+        "net = embed(dim=32) >> pre(f=softmax_attn(heads=2|4, causal) as lead) "
+        ">> pre(f=echo_attn(heads=2|4, qk=@lead.q)) * 1..2 >> rms_norm >> head; "
+        "pre(f) = residual(rms_norm >> f);",
+        find("shakespeare").interface,
+    )
+    two = Interface({"x": image(3, 8, 8)}, outputs={"a": scores(3), "b": scores(5)})
+    heads = frame("conv2d(dim=4|8, kernel=3) >> outputs(a={relu | id} >> head, b=head)", two)
+    for place, count, mass in ((leads, 4, math.log(3 / 8)), (heads, 4, 0.0)):
+        sums = sums_of(place)
+        assert isinstance(sums, Exact)
+        assert sum(sums.counts().values()) == count
+        assert sums.log_mass() == pytest.approx(mass, abs=1e-12)
+        assert compile_text(sample(place, random.Random(1)).text, place.typing.interface).params

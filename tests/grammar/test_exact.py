@@ -29,6 +29,7 @@ SIGNATURES = {
         Signature("odd"),
         Signature("clone", {"copies": Int(2, 8)}),
         Signature("gate", {}, ("by",), exports=("q",)),
+        Signature("aim"),
         Signature("add", variadic=True),
         Signature("cat", variadic=True),
     )
@@ -63,6 +64,8 @@ class Widths:
             made = first // 2
         elif op == "odd" and first % 2:
             made = first
+        elif op == "aim":
+            made = {"a": first, "b": first // 2}.get(site.output, 3)
         elif op == "clone":
             copies = params["copies"]
             assert isinstance(copies, int)
@@ -131,6 +134,23 @@ SPACES = {
     "items": "{keep | half} >> items({half | keep} * 1..3) >> {odd | keep}",
     "outputs": "outputs(a={half | keep}, b={keep | wide(dim=2|3)} as u, c=@u >> half)",
     "exports": "gate(by=@x) as g >> {keep | half} >> {gate(by=@g.q) | keep}",
+    "names out of an argument": "net = pre(f={half | keep} as h >> keep) >> {keep | half} >> cat(id, @h); pre(f) = residual(f) >> {keep | id};",
+    "names out of arguments": "net = two(f={half | keep} as h, g=half as h) >> cat(id, @h); two(f, g) = g >> f;",
+    "names out of a rule's two uses": "net = pre(f={half | keep} as h) >> {cat(id, @h) | @h}; pre(f) = f >> {keep | half} >> f;",
+    "names through two rules": "net = p(f={half | keep} as h) >> {gate(by=@h) | keep}; p(f) = q(g=f) >> keep; q(g) = {g | keep} >> g;",
+    "names of an argument's argument": "net = p(f=p(f={half | keep} as h) >> add(id, @h) as u) >> cat(@u, @h); p(f) = keep >> f;",
+    "names of nested calls": "net = p(f=half as h) >> cat(@h, id); p(f) = q(f=keep as h) >> add(id, @h) >> f; q(f) = f >> {keep | id};",
+    "names in copies of an argument": "net = p(f={half | keep} as h) >> {@h[0] | @h[-1] >> keep}; p(f) = f * 2..3;",
+    "names lost in an alternative": "net = keep as h >> p(f={half | keep} as h) >> cat(id, @h); p(f) = {f | keep};",
+    "names out of a fix": "net = p(f={half | keep} as h) >> p(f=half) >> cat(id, @h); fix p(f) = {keep | half} >> f;",
+    "names out of each": "net = clone(copies=2) >> p(f={half | keep} as h) >> add >> {@h[0] | @h[1]}; p(f) = each(f);",
+    "exports out of an argument": "net = p(f=gate(by=@x) as g) >> {gate(by=@g.q) | keep}; p(f) = {keep | half} >> f >> {keep | id};",
+    "aims of outputs": "net = outputs(a=end, b={keep | half} >> end, c=aim); end = {keep | half} >> aim;",
+    "aims through arguments": "net = outputs(a=p(f=aim), b=p(f={keep | half} >> aim)); p(f) = f >> {keep | f};",
+    "aims of a shared part": "net = outputs(a=e >> keep, b=e); let e = wide(dim=6|8) >> aim;",
+    "aims in lists": "outputs(a=clone(copies=2) >> each(same({keep | half} >> aim)) >> add, b=aim)",
+    "recursion with names out of arguments": "m = 0.6: c | p(f={half | m} as h) >> cat(id, @h); p(f) = f; c = half | keep;",
+    "recursion to aims": "net = outputs(a=m, b=m); m = 0.6: aim | keep >> m;",
     "recursion": "m = 0.6: {half | keep | odd} | m >> m;",
     "left recursion": "m = 0.5: {half | keep} | m >> half;",
     "deep recursion": "m = 0.4: c | 0.2: m >> m | 0.2: b | residual(m); c = half | keep; b = clone(copies=2) >> each(same(m)) >> {add | cat};",
