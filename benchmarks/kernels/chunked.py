@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,30 +140,31 @@ def rows() -> list[Row]:
 
 CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
     "fwd": {
-        "span": (128, 256, 512, 1024),
+        "span": (512, 1024, 2048),
+        "stages": (1, 2, 3, 4),
         "warps": (4, 8),
-        "stages": (1, 2, 3),
-        "registers": (0, 128, 168),
         "block": (32, 64, 128),
-        "chunk": (32, 64, 128),
         "sums_block": (32, 64, 128),
         "sums_warps": (4, 8),
         "sums_stages": (2, 3, 4),
     },
     "bwd": {
-        "span": (128, 256, 512, 1024),
-        "grads_warps": (4, 8),
         "grads_stages": (1, 2, 3),
-        "registers": (0, 128, 168),
-        "block": (32, 64, 128),
-        "chunk": (32, 64, 128),
+        "grads_warps": (4, 8),
+        "span": (256, 512, 1024),
+        "registers": (0, 168, 208),
+        "chunk": (32, 64),
     },
 }
 
 
 def replayed(run: Callable[[], object], repeats: int = 15) -> float:
-    """Median ms of a captured call."""
-    run()
+    """Median ms of a captured call; a backward must have its forward inside, on one stream."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -180,29 +180,27 @@ def replayed(run: Callable[[], object], repeats: int = 15) -> float:
     return statistics.median(times[2:])
 
 
-def timer(shape: Shape, mode: str) -> Callable[[dict[str, int]], float]:
-    """ms of the forward, or of the backward alone, as a function of the config."""
-    parts = shape.inputs(0)
-    g = parts[3] if shape.gated else slopes(shape.heads, shape.kind)[:, None]
+def timer(run: Kernel, parts: tuple[Tensor, ...], mode: str) -> Callable[[dict[str, int]], float]:
+    """ms of `run(config=...)`, forward or with its backward, as a function of the config."""
 
     def measure(config: dict[str, int]) -> float:
-        with torch.set_grad_enabled(mode == "bwd"):
-            o, _ = decay_triton(*parts[:3], g, config=config)
         if mode == "fwd":
             with torch.no_grad():
-                return replayed(lambda: decay_triton(*parts[:3], g, config=config))
-        do = torch.randn_like(o)
-        return replayed(lambda: torch.autograd.grad(o, parts, do, retain_graph=True))
+                return replayed(lambda: run(config=config))
+        with torch.no_grad():
+            do = torch.randn_like(run(config=config))
+        return replayed(lambda: torch.autograd.grad(run(config=config), parts, do))
 
     return measure
 
 
 def kernels_of(run: Callable[[], object]) -> Iterator[str]:
     """Microseconds of each kernel of a call."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+    device = torch.profiler.ProfilerActivity.CUDA
+    with torch.profiler.profile(activities=[device], acc_events=True) as seen:
         run()
         torch.cuda.synchronize()
-    for event in seen.key_averages():
+    for event in (e for e in seen.key_averages() if e.device_time_total):
         yield f"{event.key[:40]} {event.device_time_total:.0f} us"
 
 
@@ -232,25 +230,29 @@ def descend(
     return best
 
 
-def sweep(name: str, mode: str) -> dict[str, int]:
-    """The best config of a shape, forward or backward."""
+def profiled(name: str, run: Kernel, parts: tuple[Tensor, ...], config: dict[str, int]) -> None:
+    """The kernels of one forward and backward of ours."""
+
+    def both() -> object:
+        o = run(config=config)
+        return torch.autograd.grad(o, parts, o.detach())
+
+    both()
+    print("\n".join(f"  {name} {x}" for x in kernels_of(both)), flush=True)
+
+
+def sweep(name: str, mode: str) -> None:
+    """The best config of a shape, forward or with its backward, and what its kernels take."""
     shape = next(s for s in shapes() if s.name == name)
     start = decay_config(shape.length, shape.batch * shape.heads, shape.key, shape.value, False)
-    return descend(f"{name} {mode}", timer(shape, mode), start, CHOICES[mode])
-
-
-def profiled(name: str, config: dict[str, int] | None = None) -> None:
-    """The kernels of one forward and backward of ours."""
-    shape = next(s for s in shapes() if s.name == name)
     parts = shape.inputs(0)
     g = parts[3] if shape.gated else slopes(shape.heads, shape.kind)[:, None]
 
-    def run() -> Any:
-        o, _ = decay_triton(*parts[:3], g, config=config)
-        return torch.autograd.grad(o, parts, o.detach())
+    def run(config: dict[str, int]) -> Tensor:
+        return decay_triton(*parts[:3], g, config=config)[0]
 
-    run()
-    print("\n".join(f"  {name} {x}" for x in kernels_of(run)), flush=True)
+    best = descend(f"{name} {mode}", timer(run, parts, mode), start, CHOICES[mode])
+    profiled(f"{name} {mode}", run, parts, best)
 
 
 def main() -> None:
@@ -260,7 +262,7 @@ def main() -> None:
     arguments = parser.parse_args()
     modes = [arguments.mode] if arguments.mode else ["fwd", "bwd"]
     for name, mode in itertools.product(arguments.sweep.split(","), modes):
-        profiled(name, sweep(name, mode))
+        sweep(name, mode)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ dk, dv. Least FLOPs: the recurrence itself, 6 K V a token and head forward.
 
 import argparse
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernels.chunked import GATED_BACKWARD, descend, kernels_of, replayed
+from benchmarks.kernels.chunked import GATED_BACKWARD, descend, profiled, timer
 from benchmarks.kernels.harness import Row
 from ops.kernels.delta import chunked_delta
 from ops.kernels.delta_launch import delta_config, delta_triton
@@ -115,20 +114,18 @@ CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def timer(shape: Shape, mode: str) -> Callable[[dict[str, int]], float]:
-    """ms of the forward, or of the backward alone, as a function of the config."""
+def sweep(name: str, mode: str) -> None:
+    """The best config of a shape, forward or with its backward, and what its kernels take."""
+    shape = next(s for s in shapes() if s.name == name)
+    start = delta_config(shape.batch * shape.heads, shape.width, shape.width, False)
     parts = shape.inputs(0)
     g = parts[4] if shape.gated else parts[0].new_zeros(1)
 
-    def measure(config: dict[str, int]) -> float:
-        if mode == "fwd":
-            with torch.no_grad():
-                return replayed(lambda: delta_triton(*parts[:4], g, config=config))
-        o, _ = delta_triton(*parts[:4], g, config=config)
-        do = torch.randn_like(o)
-        return replayed(lambda: torch.autograd.grad(o, parts, do, retain_graph=True))
+    def run(config: dict[str, int]) -> Tensor:
+        return delta_triton(*parts[:4], g, config=config)[0]
 
-    return measure
+    best = descend(f"{name} {mode}", timer(run, parts, mode), start, CHOICES[mode])
+    profiled(f"{name} {mode}", run, parts, best)
 
 
 def main() -> None:
@@ -138,20 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     modes = [arguments.mode] if arguments.mode else ["fwd", "bwd"]
     for name, mode in itertools.product(arguments.sweep.split(","), modes):
-        shape = next(s for s in shapes() if s.name == name)
-        start = delta_config(shape.batch * shape.heads, shape.width, shape.width, False)
-        config = descend(f"{name} {mode}", timer(shape, mode), start, CHOICES[mode])
-        parts = shape.inputs(0)
-        g = parts[4] if shape.gated else parts[0].new_zeros(1)
-
-        def run(
-            config: dict[str, int] = config, parts: tuple[Tensor, ...] = parts, g: Tensor = g
-        ) -> object:
-            o, _ = delta_triton(*parts[:4], g, config=config)
-            return torch.autograd.grad(o, parts, o.detach())
-
-        run()
-        print("\n".join(f"  {name} {x}" for x in kernels_of(run)), flush=True)
+        sweep(name, mode)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ and writes dq, dk, dv, dg. Least FLOPs: the recurrence itself.
 
 import argparse
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernels.chunked import descend, kernels_of, replayed
+from benchmarks.kernels.chunked import descend, profiled, timer
 from benchmarks.kernels.harness import Row
 from ops.kernels.diagonal import chunked_diagonal
 from ops.kernels.diagonal_launch import diagonal_config, diagonal_triton
@@ -114,19 +113,17 @@ CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def timer(shape: Shape, mode: str) -> Callable[[dict[str, int]], float]:
-    """ms of the forward, or of the backward alone, as a function of the config."""
+def sweep(name: str, mode: str) -> None:
+    """The best config of a shape, forward or with its backward, and what its kernels take."""
+    shape = next(s for s in shapes() if s.name == name)
+    start = diagonal_config(shape.length, shape.batch * shape.heads, shape.key, shape.value, False)
     parts = shape.inputs(0)
 
-    def measure(config: dict[str, int]) -> float:
-        if mode == "fwd":
-            with torch.no_grad():
-                return replayed(lambda: diagonal_triton(*parts, config=config))
-        o, _ = diagonal_triton(*parts, config=config)
-        do = torch.randn_like(o)
-        return replayed(lambda: torch.autograd.grad(o, parts, do, retain_graph=True))
+    def run(config: dict[str, int]) -> Tensor:
+        return diagonal_triton(*parts, config=config)[0]
 
-    return measure
+    best = descend(f"{name} {mode}", timer(run, parts, mode), start, CHOICES[mode])
+    profiled(f"{name} {mode}", run, parts, best)
 
 
 def main() -> None:
@@ -136,18 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     modes = [arguments.mode] if arguments.mode else ["fwd", "bwd"]
     for name, mode in itertools.product(arguments.sweep.split(","), modes):
-        shape = next(s for s in shapes() if s.name == name)
-        rows_ = shape.batch * shape.heads
-        start = diagonal_config(shape.length, rows_, shape.key, shape.value, False)
-        config = descend(f"{name} {mode}", timer(shape, mode), start, CHOICES[mode])
-        parts = shape.inputs(0)
-
-        def run(config: dict[str, int] = config, parts: tuple[Tensor, ...] = parts) -> object:
-            o, _ = diagonal_triton(*parts, config=config)
-            return torch.autograd.grad(o, parts, o.detach())
-
-        run()
-        print("\n".join(f"  {name} {x}" for x in kernels_of(run)), flush=True)
+        sweep(name, mode)
 
 
 if __name__ == "__main__":

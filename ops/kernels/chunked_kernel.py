@@ -22,8 +22,9 @@ Floors with E bytes an element: forward E B H T (2 K + 2 V) bytes, one more read
 several segments; backward E B H T (4 K + 3 V). FLOPs a token and head with chunk C: forward
 2 C (K + V) + 4 K V (+ 2 K V with segments), backward three times that.
 
-Decays: g is cut at -1000 (e^-1000 is 0 in fp32), summed in float64 and kept as a pair of fp32, so
-that every G_ij has the precision of a sum of its own, behind a reset too. No exponent is positive.
+Decays: g is cut at -1000 (e^-1000 is 0 in fp32), summed over each chunk in float64 and kept as a
+pair of fp32 (`decay_logs`, 8 bytes a token and head), so that every G_ij has the precision of a sum
+of its own, behind a reset too. No exponent is positive.
 Sizes: K, V up to 256, any T; q, k, v with strides of their own, last axis contiguous; products in
 `dot` (bf16, fp16, or fp32 as three tf32), sums and states in fp32. No atomics: deterministic.
 Paper: Qin et al. 2024, arXiv:2405.17381, algorithms 5 and 6; two passes as in its parallel form.
@@ -43,24 +44,41 @@ except ImportError:  # the PyTorch reference serves
 
 if triton is not None:
 
+    @triton.jit(do_not_specialize=["T", "chunks", "low"])
+    def decay_logs(G, LOGS, gb, gh, gt, H, T, chunks, low, C: tl.constexpr, CHUNKS: tl.constexpr):
+        """LOGS [2, B H, T]: the sums of g from each chunk's start, rounded, and what that lost."""
+        groups = tl.cdiv(chunks, CHUNKS)
+        row = tl.program_id(0) // groups
+        b, h = (row // H).to(tl.int64), (row % H).to(tl.int64)
+        n = (tl.program_id(0) % groups) * CHUNKS + tl.arange(0, CHUNKS)
+        t = n[:, None] * C + tl.arange(0, C)[None, :]
+        at = G + b * gb + h * gh + t.to(tl.int64) * gt
+        g = tl.load(at, mask=t < T, other=0.0).to(tl.float64)
+        wide = tl.cumsum(tl.maximum(g, -1000.0), 1)
+        high = wide.to(tl.float32)
+        at = LOGS + row.to(tl.int64) * T + t
+        tl.store(at, high, mask=t < T)
+        tl.store(at + low, (wide - high.to(tl.float64)).to(tl.float32), mask=t < T)
+
     @triton.jit
     def decay_weights(
-        G, sg, start, left, gamma, C: tl.constexpr, GATED: tl.constexpr, REVERSE: tl.constexpr
+        G, low, start, left, gamma, C: tl.constexpr, GATED: tl.constexpr, REVERSE: tl.constexpr
     ):
-        """D [C, C], into [C], rest [C] and e^{G_C} of the chunk of `left` tokens at `start`."""
+        """D [C, C], into [C], rest [C] and e^{G_C} of the chunk of `left` tokens at `start`.
+
+        GATED: G is at the logs of (batch, head), what they lost `low` further on.
+        """
         i = tl.arange(0, C)
         live = i < left
         if GATED:
-            g = tl.load(G + (start + i) * sg, mask=live, other=0.0).to(tl.float64)
-            g = tl.maximum(g, -1000.0)
-            wide = tl.cumsum(g, 0)
-            total = tl.sum(g, 0)
-            high = wide.to(tl.float32)
-            low = (wide - high.to(tl.float64)).to(tl.float32)
-            gaps = (high[:, None] - high[None, :]) + (low[:, None] - low[None, :])
+            last = start + tl.minimum(left, C) - 1
+            high_last, low_last = tl.load(G + last), tl.load(G + low + last)
+            high = tl.load(G + start + i, mask=live, other=high_last)
+            lost = tl.load(G + low + start + i, mask=live, other=low_last)
+            gaps = (high[:, None] - high[None, :]) + (lost[:, None] - lost[None, :])
             into = tl.exp(high)
-            rest = tl.exp(tl.minimum((total - wide).to(tl.float32), 0.0))
-            whole = tl.exp(total.to(tl.float32))
+            rest = tl.exp(tl.minimum((high_last - high) + (low_last - lost), 0.0))
+            whole = tl.exp(high_last)
         else:
             gaps = (i[:, None] - i[None, :]).to(tl.float32) * gamma
             into = tl.exp((i + 1).to(tl.float32) * gamma)
@@ -77,7 +95,7 @@ if triton is not None:
     @triton.jit
     def decay_walk(
         X, Y, Z, OUT, W, SUMS, G, STATE, LAST,
-        sx, sy, sz, so, sw, sg, s_x, s_z, begin, end, gamma, tile, final, sign,
+        sx, sy, sz, so, sw, low, s_x, s_z, begin, end, gamma, tile, final, sign,
         KX: tl.constexpr, PX: tl.constexpr, KZ: tl.constexpr, BZ: tl.constexpr, C: tl.constexpr,
         GATED: tl.constexpr, REVERSE: tl.constexpr, HAS_STATE: tl.constexpr,
         DOTS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -111,7 +129,7 @@ if triton is not None:
             y = tl.load(Y + start * sy + i[:, None] * sy + cx[None, :], mask=at_x, other=0.0)
             z = tl.load(Z + start * sz + i[:, None] * sz + cz[None, :], mask=at_z, other=0.0)
             x, y, z = x.to(DOT), y.to(DOT), z.to(DOT)
-            decay, into, rest, whole = decay_weights(G, sg, start, left, gamma, C, GATED, REVERSE)
+            decay, into, rest, whole = decay_weights(G, low, start, left, gamma, C, GATED, REVERSE)
             scores = tl.dot(x, tl.trans(y), input_precision=PRECISION) * decay
             out = tl.dot(x, state.to(DOT), input_precision=PRECISION) * into[:, None]
             out = tl.dot(scores.to(DOT), z, out, input_precision=PRECISION)
@@ -126,9 +144,9 @@ if triton is not None:
         if final:
             tl.store(LAST + place, state, mask=inside)
 
-    @triton.jit(do_not_specialize=["T", "span", "parts"])
+    @triton.jit(do_not_specialize=["T", "span", "parts", "low"])
     def decay_sums(
-        Y, Z, G, OUT, TOTAL, yb, yh, yt, zb, zh, zt, gb, gh, gt, H, T, span, parts,
+        Y, Z, G, OUT, TOTAL, yb, yh, yt, zb, zh, zt, gb, gh, H, T, span, parts, low,
         KY: tl.constexpr, PY: tl.constexpr, KZ: tl.constexpr, BZ: tl.constexpr, C: tl.constexpr,
         GATED: tl.constexpr, REVERSE: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
@@ -172,16 +190,17 @@ if triton is not None:
             y = tl.load(Y + start * yt + i[:, None] * yt + cy[None, :], mask=at_y, other=0.0)
             z = tl.load(Z + start * zt + i[:, None] * zt + cz[None, :], mask=at_z, other=0.0)
             if GATED:
-                g = tl.load(G + (start + i) * gt, mask=i < left, other=0.0).to(tl.float64)
-                g = tl.maximum(g, -1000.0)
-                wide = tl.cumsum(g, 0)
-                whole = tl.sum(g, 0)
-                total += whole
-                if REVERSE:
-                    rest = tl.exp(wide.to(tl.float32))
-                else:
-                    rest = tl.exp(tl.minimum((whole - wide).to(tl.float32), 0.0))
-                whole = tl.exp(whole.to(tl.float32))
+                logs = G + start + i
+                last = G + start + tl.minimum(left, C) - 1
+                whole = tl.load(last)
+                total += whole.to(tl.float64) + tl.load(last + low).to(tl.float64)
+                rest = tl.load(logs, mask=i < left, other=float("-inf"))
+                if not REVERSE:
+                    lost = tl.load(logs + low, mask=i < left, other=0.0)
+                    rest = (whole - rest) + (tl.load(last + low) - lost)
+                    rest = tl.where(i < left, tl.minimum(rest, 0.0), float("-inf"))
+                rest = tl.exp(rest)
+                whole = tl.exp(whole)
             else:
                 last = tl.minimum(left, C) - 1
                 age = i + 1 if REVERSE else last - i
@@ -231,10 +250,10 @@ if triton is not None:
             carry = carry * tl.exp(total) + tl.load(spot, mask=inside, other=0.0)
             tl.store(spot, carry, mask=inside)
 
-    @triton.jit(do_not_specialize=["T", "span", "parts"])
+    @triton.jit(do_not_specialize=["T", "span", "parts", "low"])
     def decay_read(
-        Q, K, V, G, OUT, STATES, LAST, qb, qh, qt, kb, kh, kt, vb, vh, vt, ob, oh, ot, gb, gh, gt,
-        H, T, span, parts,
+        Q, K, V, G, OUT, STATES, LAST, qb, qh, qt, kb, kh, kt, vb, vh, vt, ob, oh, ot, gb, gh,
+        H, T, span, parts, low,
         KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
         GATED: tl.constexpr, HAS_STATE: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
@@ -253,16 +272,16 @@ if triton is not None:
         decay_walk(
             Q + b * qb + h * qh, K + b * kb + h * kh, V + b * vb + h * vh, OUT + b * ob + h * oh,
             Q, G, G, STATES + (row * size * parts + part * size), LAST + row * size,
-            qt, kt, vt, ot, 0, gt, KV, 1, part * span, tl.minimum(part * span + span, T), gamma,
+            qt, kt, vt, ot, 0, low, KV, 1, part * span, tl.minimum(part * span + span, T), gamma,
             tile, part == parts - 1, 1.0,
             KQ, PQ, KV, BV, C, GATED, False, HAS_STATE, False, DOT, PRECISION,
         )  # fmt: skip
 
-    @triton.jit(do_not_specialize=["T", "span", "parts"])
+    @triton.jit(do_not_specialize=["T", "span", "parts", "low"])
     def decay_grads(
         Q, K, V, DO, G, DQ, DK, DV, SUMS, STATES, DSTATES, DFIRST,
-        qb, qh, qt, kb, kh, kt, vb, vh, vt, ob, oh, ot, gb, gh, gt,
-        pb, ph, pt, rb, rh, rt, ub, uh, ut, H, T, span, parts,
+        qb, qh, qt, kb, kh, kt, vb, vh, vt, ob, oh, ot, gb, gh,
+        pb, ph, pt, rb, rh, rt, ub, uh, ut, H, T, span, parts, low,
         KQ: tl.constexpr, PQ: tl.constexpr, BK: tl.constexpr,
         KV: tl.constexpr, PV: tl.constexpr, BV: tl.constexpr, C: tl.constexpr,
         GATED: tl.constexpr, HAS_STATE: tl.constexpr, HAS_LATER: tl.constexpr,
@@ -291,19 +310,19 @@ if triton is not None:
         if job < tiles_k:
             decay_walk(
                 do, v, k, DQ + b * pb + h * ph, q, sums, g, state, DFIRST,
-                ot, vt, kt, pt, qt, gt, 1, KV, begin, end, gamma, job, False, 1.0,
+                ot, vt, kt, pt, qt, low, 1, KV, begin, end, gamma, job, False, 1.0,
                 KV, PV, KQ, BK, C, GATED, False, HAS_STATE, DOTS, DOT, PRECISION,
             )  # fmt: skip
         elif job < 2 * tiles_k:
             decay_walk(
                 v, do, q, DK + b * rb + h * rh, k, sums, g, later, DFIRST,
-                vt, ot, qt, rt, kt, gt, 1, KV, begin, end, gamma, job - tiles_k, False, -1.0,
+                vt, ot, qt, rt, kt, low, 1, KV, begin, end, gamma, job - tiles_k, False, -1.0,
                 KV, PV, KQ, BK, C, GATED, True, HAS_LATER, DOTS, DOT, PRECISION,
             )  # fmt: skip
         else:
             decay_walk(
                 k, q, do, DV + b * ub + h * uh, q, sums, g, later, DFIRST + row * size,
-                kt, qt, ot, ut, 0, gt, KV, 1, begin, end, gamma, job - 2 * tiles_k,
+                kt, qt, ot, ut, 0, low, KV, 1, begin, end, gamma, job - 2 * tiles_k,
                 STORE_FIRST & (part == 0), 1.0,
                 KQ, PQ, KV, BV, C, GATED, True, HAS_LATER, False, DOT, PRECISION,
             )  # fmt: skip
@@ -343,6 +362,7 @@ if triton is not None:
 DECAY_JIT: tuple[Callable[..., Any], ...] = ()
 if triton is not None:
     DECAY_JIT = (
+        decay_logs,
         decay_weights,
         decay_walk,
         decay_sums,

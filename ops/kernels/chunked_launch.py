@@ -23,6 +23,7 @@ if triton is not None:
     from ops.kernels.chunked_kernel import (
         decay_gate,
         decay_grads,
+        decay_logs,
         decay_read,
         decay_scan,
         decay_sums,
@@ -32,25 +33,26 @@ if triton is not None:
 def decay_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[str, int]:
     """Block sizes by shape class: `rows` = batch * heads, `wide`: fp32 products.
 
-    `span`: tokens of a segment, enough segments for about four programs on each of 132
-    multiprocessors, and no fewer than 256 tokens; one segment where the rows alone are that many.
+    `span`, a multiple of `chunk`: tokens of a segment; as many segments as fill 132
+    multiprocessors with two programs each in one go, and no fewer than 256 tokens.
     """
     most = max(key, value)
     chunk = 32 if wide and most > 64 else 64
     if t <= 16 or (wide and most > 128):
         chunk = 16
-    span = t
-    if rows < 256:
-        span = max(256, 64 * triton.cdiv(t, 64 * triton.cdiv(528, rows)))
+    block = 32 if wide else 64
+    parts = max(1, 264 // (rows * triton.cdiv(value, block)))
+    span = max(256, 64 * triton.cdiv(t, 64 * parts))
     small = most <= 64
+    warps, stages = 4 if small or wide else 8, 1 if wide else 3 if small else 1
     return {
         "chunk": chunk,
-        "span": span,
-        "block": 64 if not wide else 32,
-        "warps": 4 if small or wide else 8,
-        "stages": 1 if wide else 2 if small else 1,
-        "grads_warps": 4 if small or wide else 8,
-        "grads_stages": 1 if wide else 2 if small else 1,
+        "span": span if span < t else t,
+        "block": block,
+        "warps": warps,
+        "stages": stages,
+        "grads_warps": warps,
+        "grads_stages": min(stages, 2),
         "registers": 0,
         "sums_block": 64,
         "sums_warps": 4,
@@ -83,6 +85,20 @@ def decay_limit(registers: int) -> dict[str, int]:
     return {"maxnreg": registers} if registers else {}
 
 
+def decay_gates(g: Tensor, t: int, chunk: int) -> Tensor:
+    """g as the kernels read it: a fixed decay [B, H, 1] as it is, else logs [B, H, T] (and behind
+    them what these lost)."""
+    b, h, steps = g.shape
+    if steps == 1 and t > 1:
+        return g
+    logs = g.new_empty(2, b, h, t, dtype=torch.float32)
+    chunks = triton.cdiv(t, chunk)
+    decay_logs[(b * h * triton.cdiv(chunks, 16),)](
+        g, logs, *g.stride(), h, t, chunks, b * h * t, C=chunk, CHUNKS=16, num_warps=4
+    )
+    return logs[0]
+
+
 def decay_states(
     y: Tensor,
     z: Tensor,
@@ -106,7 +122,8 @@ def decay_states(
     total = y.new_empty(b, h, parts, dtype=torch.float32)
     block = min(config["sums_block"], decay_width(value))
     decay_sums[(b * h * (parts - 1) * triton.cdiv(value, block),)](
-        y, z, g, states, total, *y.stride()[:3], *z.stride()[:3], *g.stride(), h, t, span, parts,
+        y, z, g, states, total, *y.stride()[:3], *z.stride()[:3], *g.stride()[:2],
+        h, t, span, parts, b * h * t,
         KY=key, PY=decay_width(key), KZ=value, BZ=block, C=config["chunk"], GATED=gated,
         REVERSE=reverse, **decay_types(dot),
         num_warps=config["sums_warps"], num_stages=config["sums_stages"],
@@ -138,8 +155,8 @@ def decay_forward(
     parts = triton.cdiv(t, config["span"])
     decay_read[(b * h * parts * triton.cdiv(value, block),)](
         q, k, v, g, o, last if states is None else states, last,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *o.stride()[:3], *g.stride(),
-        h, t, config["span"], parts,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *o.stride()[:3], *g.stride()[:2],
+        h, t, config["span"], parts, b * h * t,
         KQ=key, PQ=decay_width(key), KV=value, BV=block, C=config["chunk"], GATED=gated,
         HAS_STATE=states is not None, **decay_types(dot),
         num_warps=config["warps"], num_stages=config["stages"],
@@ -171,8 +188,8 @@ def decay_backward(
     decay_grads[(b * h * parts * (2 * tiles + triton.cdiv(value, bv)),)](
         q, k, v, do, g, dq, dk, dv, sums,
         *(last if x is None else x for x in (states, later, dfirst)),
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *do.stride()[:3], *g.stride(),
-        *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3], h, t, span, parts,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *do.stride()[:3], *g.stride()[:2],
+        *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3], h, t, span, parts, b * h * t,
         KQ=key, PQ=decay_width(key), BK=bk, KV=value, PV=decay_width(value), BV=bv,
         C=config["chunk"], GATED=gated, HAS_STATE=states is not None,
         HAS_LATER=later is not None, DOTS=wants[0], STORE_FIRST=wants[1], **decay_types(dot),
@@ -199,6 +216,8 @@ class DecayTriton(torch.autograd.Function):
         gated = g.shape[-1] > 1 or q.shape[2] == 1
         if state is not None:
             state = state.float().contiguous()
+        assert config["span"] % config["chunk"] == 0 or config["span"] >= q.shape[2]
+        g = decay_gates(g, q.shape[2], config["chunk"])
         o, last, states = decay_forward(q, k, v, g, state, gated, dot, config)
         ctx.save_for_backward(q, k, v, g, last, states)
         ctx.gated, ctx.dot, ctx.config = gated, dot, config
@@ -254,6 +273,7 @@ DECAY_KERNELS: tuple[Callable[..., Any], ...] = (
     decay_like,
     decay_types,
     decay_limit,
+    decay_gates,
     decay_states,
     decay_forward,
     decay_backward,

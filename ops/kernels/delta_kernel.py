@@ -45,45 +45,44 @@ except ImportError:  # the PyTorch reference serves
     triton = None
 
 if triton is not None:
-    from ops.kernels.chunked_kernel import decay_weights
+    from ops.kernels.chunked_kernel import decay_logs, decay_weights
 
     @triton.jit
     def delta_rows(
-        K, BETA, G, kt, bt, gt, start, end, gamma, K_WIDTH: tl.constexpr, P: tl.constexpr,
-        GATED: tl.constexpr, DOT: tl.constexpr,
+        K, BETA, G, kt, bt, low, chunk, first, end, gamma,
+        K_WIDTH: tl.constexpr, P: tl.constexpr, GATED: tl.constexpr, DOT: tl.constexpr,
     ):  # fmt: skip
-        """Of 16 tokens: k, b, the logs of their decays from the first, to the last, all, within."""
+        """Of 16 tokens from the `first` of a chunk: k, b and the logs of `decay_logs`."""
         i = tl.arange(0, 16)
+        start = chunk + first
         c = tl.arange(0, P)
         live = start + i < end
         inside = live[:, None] & (c < K_WIDTH)[None, :]
         k = tl.load(K + (start + i[:, None]) * kt + c[None, :], mask=inside, other=0.0).to(DOT)
         beta = tl.load(BETA + (start + i) * bt, mask=live, other=0.0).to(tl.float32)
         if GATED:
-            g = tl.load(G + (start + i) * gt, mask=live, other=0.0).to(tl.float64)
-            g = tl.maximum(g, -1000.0)
+            high = tl.load(G + start + i, mask=live, other=-1e30)
+            lost = tl.load(G + low + start + i, mask=live, other=0.0)
         else:
-            g = tl.where(live, gamma, 0.0).to(tl.float64)
-        sums = tl.cumsum(g, 0)
-        total = tl.sum(g, 0)
-        gaps = (sums[:, None] - sums[None, :]).to(tl.float32)
-        into, rest = sums.to(tl.float32), (total - sums).to(tl.float32)
-        return k, beta, into, rest, total.to(tl.float32), gaps
+            high = (first + i).to(tl.float32) * gamma
+            lost = tl.zeros([16], tl.float32)
+        return k, beta, high, lost
 
     @triton.jit
-    def delta_pair(ka, kb, beta, into, rest, between, PRECISION: tl.constexpr):
-        """A block of N below the diagonal."""
+    def delta_pair(ka, kb, beta, ha, hb, la, lb, PRECISION: tl.constexpr):
+        """A block of N below the diagonal; tokens that are not there have k = 0."""
         scores = tl.dot(ka, tl.trans(kb), input_precision=PRECISION)
-        gaps = tl.minimum(into[:, None] + rest[None, :] + between, 0.0)
-        return scores * tl.exp(gaps) * beta[:, None]
+        gaps = (ha[:, None] - hb[None, :]) + (la[:, None] - lb[None, :])
+        return scores * tl.exp(tl.where(gaps < 0.0, gaps, 0.0)) * beta[:, None]
 
     @triton.jit
-    def delta_inverse(k, beta, gaps, PRECISION: tl.constexpr):
+    def delta_inverse(k, beta, high, lost, PRECISION: tl.constexpr):
         """(I + N)^{-1} of a block on the diagonal, row after row."""
         i = tl.arange(0, 16)
         below = i[:, None] > i[None, :]
         scores = tl.dot(k, tl.trans(k), input_precision=PRECISION)
-        decay = tl.exp(tl.where(below, gaps, float("-inf")))
+        gaps = (high[:, None] - high[None, :]) + (lost[:, None] - lost[None, :])
+        decay = tl.exp(tl.where(below & (gaps <= 0.0), gaps, float("-inf")))
         n = scores * decay * beta[:, None]
         done = tl.where(i[:, None] == i[None, :], 1.0, 0.0)
         for r in range(1, 16):
@@ -96,9 +95,9 @@ if triton is not None:
     def delta_product(a, b):
         return tl.dot(a, b, input_precision="tf32x3")
 
-    @triton.jit(do_not_specialize=["T", "chunks"])
+    @triton.jit(do_not_specialize=["T", "chunks", "low"])
     def delta_solve(
-        K, BETA, G, SOLVED, kb, kh, kt, bb, bh, bt, gb, gh, gt, H, T, chunks,
+        K, BETA, G, SOLVED, kb, kh, kt, bb, bh, bt, gb, gh, H, T, chunks, low,
         KQ: tl.constexpr, P: tl.constexpr, GATED: tl.constexpr, DOT: tl.constexpr,
         PRECISION: tl.constexpr,
     ):  # fmt: skip
@@ -113,28 +112,28 @@ if triton is not None:
         if not GATED:
             gamma = tl.maximum(tl.load(G).to(tl.float32), -1000.0)
         s = (chunk * 64).to(tl.int64)
-        k0, b0, _, r0, _, g0 = delta_rows(
-            K, BETA, G, kt, bt, gt, s, T, gamma, KQ, P, GATED, DOT
+        k0, b0, h0, l0 = delta_rows(
+            K, BETA, G, kt, bt, low, s, 0, T, gamma, KQ, P, GATED, DOT
         )  # fmt: skip
-        k1, b1, i1, r1, w1, g1 = delta_rows(
-            K, BETA, G, kt, bt, gt, s + 16, T, gamma, KQ, P, GATED, DOT
+        k1, b1, h1, l1 = delta_rows(
+            K, BETA, G, kt, bt, low, s, 16, T, gamma, KQ, P, GATED, DOT
         )  # fmt: skip
-        k2, b2, i2, r2, w2, g2 = delta_rows(
-            K, BETA, G, kt, bt, gt, s + 32, T, gamma, KQ, P, GATED, DOT
+        k2, b2, h2, l2 = delta_rows(
+            K, BETA, G, kt, bt, low, s, 32, T, gamma, KQ, P, GATED, DOT
         )  # fmt: skip
-        k3, b3, i3, _, _, g3 = delta_rows(
-            K, BETA, G, kt, bt, gt, s + 48, T, gamma, KQ, P, GATED, DOT
+        k3, b3, h3, l3 = delta_rows(
+            K, BETA, G, kt, bt, low, s, 48, T, gamma, KQ, P, GATED, DOT
         )  # fmt: skip
-        t0 = delta_inverse(k0, b0, g0, PRECISION)
-        t1 = delta_inverse(k1, b1, g1, PRECISION)
-        t2 = delta_inverse(k2, b2, g2, PRECISION)
-        t3 = delta_inverse(k3, b3, g3, PRECISION)
-        n10 = delta_pair(k1, k0, b1, i1, r0, 0.0, PRECISION)
-        n21 = delta_pair(k2, k1, b2, i2, r1, 0.0, PRECISION)
-        n32 = delta_pair(k3, k2, b3, i3, r2, 0.0, PRECISION)
-        n20 = delta_pair(k2, k0, b2, i2, r0, w1, PRECISION)
-        n31 = delta_pair(k3, k1, b3, i3, r1, w2, PRECISION)
-        n30 = delta_pair(k3, k0, b3, i3, r0, w1 + w2, PRECISION)
+        t0 = delta_inverse(k0, b0, h0, l0, PRECISION)
+        t1 = delta_inverse(k1, b1, h1, l1, PRECISION)
+        t2 = delta_inverse(k2, b2, h2, l2, PRECISION)
+        t3 = delta_inverse(k3, b3, h3, l3, PRECISION)
+        n10 = delta_pair(k1, k0, b1, h1, h0, l1, l0, PRECISION)
+        n21 = delta_pair(k2, k1, b2, h2, h1, l2, l1, PRECISION)
+        n32 = delta_pair(k3, k2, b3, h3, h2, l3, l2, PRECISION)
+        n20 = delta_pair(k2, k0, b2, h2, h0, l2, l0, PRECISION)
+        n31 = delta_pair(k3, k1, b3, h3, h1, l3, l1, PRECISION)
+        n30 = delta_pair(k3, k0, b3, h3, h0, l3, l0, PRECISION)
         t10 = -delta_product(t1, delta_product(n10, t0))
         t21 = -delta_product(t2, delta_product(n21, t1))
         t32 = -delta_product(t3, delta_product(n32, t2))
@@ -156,10 +155,10 @@ if triton is not None:
         tl.store(at + 3104, t32.to(kind))
         tl.store(at + 3120, t3.to(kind))
 
-    @triton.jit(do_not_specialize=["T", "chunks"])
+    @triton.jit(do_not_specialize=["T", "chunks", "low"])
     def delta_walk(
         Q, K, V, BETA, G, SOLVED, OUT, FRESH, STATES, FIRST, LAST,
-        qb, qh, qt, kb, kh, kt, vb, vh, vt, bb, bh, bt, gb, gh, gt, ob, oh, ot, H, T, chunks,
+        qb, qh, qt, kb, kh, kt, vb, vh, vt, bb, bh, bt, gb, gh, ob, oh, ot, H, T, chunks, low,
         KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr,
         GATED: tl.constexpr, HAS_FIRST: tl.constexpr, KEEP: tl.constexpr,
         DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -200,7 +199,7 @@ if triton is not None:
             solved = tl.load(at, mask=lower, other=0.0)
             q = tl.load(Q + (start + i[:, None]) * qt + ck[None, :], mask=at_k, other=0.0).to(DOT)
             beta = tl.load(BETA + (start + i) * bt, mask=i < left, other=0.0).to(tl.float32)
-            decay, into, rest, whole = decay_weights(G, gt, start, left, gamma, 64, GATED, False)
+            decay, into, rest, whole = decay_weights(G, low, start, left, gamma, 64, GATED, False)
             narrow = state.to(DOT)
             known = tl.dot(k, narrow, input_precision=PRECISION)
             right = beta[:, None] * (v.to(tl.float32) - into[:, None] * known)
@@ -219,10 +218,10 @@ if triton is not None:
             tl.store(at, out.to(OUT.dtype.element_ty), mask=at_v)
         tl.store(LAST + row * KQ * KV + place, state, mask=inside)
 
-    @triton.jit(do_not_specialize=["T", "chunks"])
+    @triton.jit(do_not_specialize=["T", "chunks", "low"])
     def delta_back(
         Q, K, BETA, G, SOLVED, DO, RIGHT, DSTATES, DLAST, DFIRST,
-        qb, qh, qt, kb, kh, kt, bb, bh, bt, gb, gh, gt, ob, oh, ot, H, T, chunks,
+        qb, qh, qt, kb, kh, kt, bb, bh, bt, gb, gh, ob, oh, ot, H, T, chunks, low,
         KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr,
         GATED: tl.constexpr, HAS_LAST: tl.constexpr, STORE_FIRST: tl.constexpr,
         DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -264,7 +263,7 @@ if triton is not None:
             at = SOLVED + (row * chunks + chunk) * 4096 + i[:, None] * 64 + i[None, :]
             solved = tl.load(at, mask=lower, other=0.0)
             beta = tl.load(BETA + (start + i) * bt, mask=i < left, other=0.0).to(tl.float32)
-            flipped, rest, into, whole = decay_weights(G, gt, start, left, gamma, 64, GATED, True)
+            flipped, rest, into, whole = decay_weights(G, low, start, left, gamma, 64, GATED, True)
             narrow = state.to(DOT)
             at = DSTATES + (row * chunks + chunk) * KQ * KV + place
             tl.store(at, narrow.to(DSTATES.dtype.element_ty), mask=inside)
@@ -281,11 +280,11 @@ if triton is not None:
         if STORE_FIRST:
             tl.store(DFIRST + row * KQ * KV + place, state, mask=inside)
 
-    @triton.jit(do_not_specialize=["T", "chunks"])
+    @triton.jit(do_not_specialize=["T", "chunks", "low"])
     def delta_grads(
         Q, K, V, BETA, G, DO, FRESH, RIGHT, STATES, DSTATES, DQ, DK, DV, DBETA, DG,
-        qb, qh, qt, kb, kh, kt, vb, vh, vt, bb, bh, bt, gb, gh, gt, ob, oh, ot,
-        pb, ph, pt, rb, rh, rt, ub, uh, ut, H, T, chunks,
+        qb, qh, qt, kb, kh, kt, vb, vh, vt, bb, bh, bt, gb, gh, ob, oh, ot,
+        pb, ph, pt, rb, rh, rt, ub, uh, ut, H, T, chunks, low,
         KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr,
         GATED: tl.constexpr, HAS_GATE: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
@@ -309,7 +308,7 @@ if triton is not None:
         gamma = 0.0
         if not GATED:
             gamma = tl.maximum(tl.load(G).to(tl.float32), -1000.0)
-        decay, into, rest, whole = decay_weights(G, gt, start, left, gamma, 64, GATED, False)
+        decay, into, rest, whole = decay_weights(G, low, start, left, gamma, 64, GATED, False)
         seen = tl.zeros([64, 64], tl.float32)
         solved = tl.zeros([64, 64], tl.float32)
         read = tl.zeros([64, PQ], tl.float32)
@@ -377,6 +376,7 @@ if triton is not None:
 DELTA_JIT: tuple[Callable[..., Any], ...] = ()
 if triton is not None:
     DELTA_JIT = (
+        decay_logs,
         decay_weights,
         delta_rows,
         delta_pair,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.kernels.chunked_launch import decay_like, decay_types, decay_width
+from ops.kernels.chunked_launch import decay_gates, decay_like, decay_types, decay_width
 from ops.kernels.delta_kernel import DELTA_JIT
 
 try:
@@ -51,7 +51,8 @@ def delta_solved(
     chunks = triton.cdiv(t, 64)
     solved = k.new_empty(b, h, chunks, 64, 64, dtype=dot)
     delta_solve[(b * h * chunks,)](
-        k, beta, g, solved, *k.stride()[:3], *beta.stride(), *g.stride(), h, t, chunks,
+        k, beta, g, solved, *k.stride()[:3], *beta.stride(), *g.stride()[:2],
+        h, t, chunks, b * h * t,
         KQ=key, P=decay_width(key), GATED=gated, **decay_types(dot),
         num_warps=config["solve_warps"],
     )  # fmt: skip
@@ -77,8 +78,8 @@ def delta_forward(
     block = min(config["block"], decay_width(value))
     delta_walk[(b * h * triton.cdiv(value, block),)](
         q, k, v, beta, g, solved, o, fresh, states, last if state is None else state, last,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride(),
-        *o.stride()[:3], h, t, chunks, KQ=key, PQ=decay_width(key), KV=value, BV=block,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride()[:2],
+        *o.stride()[:3], h, t, chunks, b * h * t, KQ=key, PQ=decay_width(key), KV=value, BV=block,
         GATED=gated, HAS_FIRST=state is not None, KEEP=keep, **decay_types(dot),
         num_warps=config["warps"], num_stages=config["stages"],
     )  # fmt: skip
@@ -106,17 +107,19 @@ def delta_backward(
     delta_back[(b * h * triton.cdiv(value, block),)](
         q, k, beta, g, solved, do, right, later,
         *(solved if x is None else x for x in (dlast, first)),
-        *q.stride()[:3], *k.stride()[:3], *beta.stride(), *g.stride(), *do.stride()[:3],
-        h, t, chunks, BV=block, HAS_LAST=dlast is not None, STORE_FIRST=wants[1], **sizes,
-        **decay_types(dot), num_warps=config["back_warps"], num_stages=config["back_stages"],
+        *q.stride()[:3], *k.stride()[:3], *beta.stride(), *g.stride()[:2], *do.stride()[:3],
+        h, t, chunks, b * h * t, BV=block, HAS_LAST=dlast is not None, STORE_FIRST=wants[1],
+        **sizes, **decay_types(dot),
+        num_warps=config["back_warps"], num_stages=config["back_stages"],
     )  # fmt: skip
     dq, dk, dv = decay_like(q), decay_like(k), decay_like(v)
     db = v.new_empty(b, h, t, dtype=torch.float32)
     dg = v.new_empty(b, h, t, dtype=torch.float32) if wants[0] else None
     delta_grads[(b * h * chunks,)](
         q, k, v, beta, g, do, fresh, right, states, later, dq, dk, dv, db, db if dg is None else dg,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride(),
-        *do.stride()[:3], *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3], h, t, chunks,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride()[:2],
+        *do.stride()[:3], *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
+        h, t, chunks, b * h * t,
         BV=min(config["grads_block"], decay_width(value)), HAS_GATE=wants[0], **sizes,
         **decay_types(dot), num_warps=config["grads_warps"], num_stages=config["grads_stages"],
     )  # fmt: skip
@@ -133,6 +136,7 @@ class DeltaTriton(torch.autograd.Function):
         if state is not None:
             state = state.float().contiguous()
         keep = any(ctx.needs_input_grad)
+        g = decay_gates(g, q.shape[2], 64)
         parts = (q, k, v, beta, g)
         o, last, kept = delta_forward(parts, state, gated, keep, dot, config)
         ctx.save_for_backward(*parts, *kept)
@@ -184,6 +188,7 @@ DELTA_KERNELS: tuple[Callable[..., Any], ...] = (
     decay_width,
     decay_like,
     decay_types,
+    decay_gates,
     delta_config,
     delta_solved,
     delta_forward,

@@ -205,11 +205,31 @@ def test_larger_problems_on_the_device(problem: Problem, monkeypatch: pytest.Mon
 def test_an_ops_forward_and_backward_launch_the_kernels() -> None:
     q, k, v, g, _ = (x.to(DEVICE, torch.bfloat16) for x in Problem(700, 64, 64).inputs())
     q.requires_grad_()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         chunked_decay(q, k, v, g)[0].sum().backward()
         torch.cuda.synchronize()
     names = {e.key for e in seen.key_averages()}
     assert {"decay_sums", "decay_scan", "decay_read", "decay_grads"} <= names
+
+
+@gpu
+@needs_gpu
+def test_wide_inputs_under_autocast_are_multiplied_in_its_type() -> None:
+    """As linear_attn calls it: fp32 features and a column of ones, so that V = 33."""
+    torch.manual_seed(0)
+    q, k = (torch.rand(64, 4, 256, 32, device=DEVICE).requires_grad_() for _ in range(2))
+    v = torch.randn(64, 4, 256, 33, device=DEVICE).requires_grad_()
+    g = torch.zeros(1, device=DEVICE)
+    with torch.autocast("cuda", torch.bfloat16):
+        y, _ = chunked_decay(q, k, v, g)
+    assert y.dtype == torch.float32
+    seed = torch.randn_like(y)
+    got = [y, *torch.autograd.grad(y, (q, k, v), seed)]
+    parts = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    exact, _ = chunked_decay(*parts, g.double())
+    want = [exact, *torch.autograd.grad(exact, parts, seed.double())]
+    found = [gap(a, e) for a, e in zip(got, want, strict=True)]
+    assert 1e-5 < max(found) < LIMIT[torch.bfloat16], found
 
 
 @gpu

@@ -136,7 +136,7 @@ def test_larger_problems_on_the_device(problem: Problem, monkeypatch: pytest.Mon
 def test_an_ops_forward_and_backward_launch_the_kernels() -> None:
     q, k, v, beta, g, _ = (x.to(DEVICE, torch.bfloat16) for x in Problem(700, 64, 64).inputs())
     q.requires_grad_()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         chunked_delta(q, k, v, beta, g)[0].sum().backward()
         torch.cuda.synchronize()
     names = {e.key for e in seen.key_averages()}

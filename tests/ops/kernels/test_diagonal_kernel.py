@@ -153,7 +153,7 @@ def test_an_ops_forward_and_backward_launch_the_kernels() -> None:
     assert CUDA
     q, k, v, g, _ = (x.to(DEVICE, torch.bfloat16) for x in Problem(700, 64, 64).inputs())
     g.requires_grad_()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         chunked_diagonal(q, k, v, g)[0].sum().backward()
         torch.cuda.synchronize()
     names = {e.key for e in seen.key_averages()}
