@@ -34,10 +34,15 @@ def is_default(module: type, name: str, value: object) -> bool:
 
 @dataclass(slots=True)
 class ClassLines:
-    """One class being written: its parts, and how its lines name things."""
+    """One class being written: its parts, and how its lines name things.
+
+    `carries`: a block that is handed a sum as two parts, the second None for the first block, and
+    hands its own on.
+    """
 
     name: str
     inputs: tuple[str, ...]
+    carries: bool = False
     init: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
     step: list[str] = field(default_factory=list)
@@ -53,6 +58,7 @@ def class_text(cls: ClassLines, result: str, inputs: Sequence[GraphNode], decode
     lines = [f"class {cls.name}(nn.Module):", "    def __init__(self) -> None:"]
     lines += ["        super().__init__()", *(f"        {s}" for s in cls.init), ""]
     heads = [f"{n}: Tensor" for n in cls.inputs]
+    heads += ["y: Tensor | None"] * cls.carries
     if cls.mask and cls.name != "Model":
         heads.append("mask: Tensor")
     head, names = ", ".join(heads), ", ".join(h.split(":")[0] for h in heads)
@@ -126,11 +132,13 @@ def _update_lines(cls: ClassLines) -> list[str]:
 def _decode_lines(cls: ClassLines, result: str) -> list[str]:
     states = ", ".join(cls.states)
     after = ", ".join(f"s{i}" for i in range(len(cls.states)))
+    given = f"{cls.inputs[0]}: Tensor" + ", y: Tensor | None" * cls.carries
+    y_type = "Tensor, Tensor" if cls.carries else "Tensor"
     return [
         "    def init_state(self, batch: int, length: int) -> list:",
         f"        return [{states}]",
         "",
-        f"    def step(self, {cls.inputs[0]}: Tensor, state: list) -> tuple[Tensor, list]:",
+        f"    def step(self, {given}, state: list) -> tuple[{y_type}, list]:",
         *(f"        {s}" for s in cls.step),
         f"        return {result}, [{after}]",
         "",

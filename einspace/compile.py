@@ -11,6 +11,7 @@ from einspace.emit import emit
 from einspace.graph import Graph, collect
 from einspace.interface import Interface
 from einspace.optable import table
+from einspace.passes.join import FUSIONS
 from einspace.rewrite import simplify
 from einspace.types import Outputs, Ref, Typing
 from grammar.ast import Space
@@ -105,7 +106,7 @@ def compile_derivation(derivation: Derivation, typing: Typing) -> Compiled:
     text, hash_ = text_of(derivation.closed, typing.signatures)
     graph = simplify(typed(derivation, typing))
     cost = totals(graph)
-    source = emit(typing.table, graph, text, hash_, cost)
+    source = emit(typing.table, simplify(graph, FUSIONS), text, hash_, cost)
     barred = sorted({n.op for n in graph.nodes if n.op in typing.table} - _capturable(typing.table))
     eager = f"{', '.join(barred)} cannot be captured" if barred else ""
     return Compiled(text, hash_, graph, cost, source, typing.interface, eager)

@@ -14,7 +14,8 @@ from ops.spec import Cost, TensorType
 @dataclass(frozen=True, slots=True)
 class GraphNode:
     """One op. `inputs` are (node id, output port) pairs, the flow first; the last `len(roles)` of
-    them are the declared further inputs. Equal `module` keys share weights."""
+    them are the declared further inputs. Equal `module` keys share weights. `held`: a sum that the
+    norm after it makes (`einspace.passes.join`)."""
 
     id: int
     op: str
@@ -26,6 +27,7 @@ class GraphNode:
     module: str
     cost: Cost = field(default_factory=Cost)
     causal: bool = True
+    held: bool = False
 
     @property
     def type(self) -> TensorType:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar.domain import Float
-from ops.kernels.rows import NORMED, normed
+from ops.kernels.rows import NORMED, normed, sum_normed
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -26,6 +26,12 @@ class LayerNorm(nn.Module):
         last = x.movedim(1, -1) if x.dim() == 4 else x
         y = normed(last, self.weight, self.bias, self.eps, center=True)
         return y.movedim(-1, 1) if x.dim() == 4 else y
+
+    def joined(self, x: Tensor, r: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + r and its norm; x and its norm where nothing is added."""
+        if r is None:
+            return x, self.forward(x)
+        return sum_normed(x, r, self.weight, self.bias, self.eps, center=True)
 
 
 def _shape(x: TensorType, eps: float) -> TensorType:

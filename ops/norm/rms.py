@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar.domain import Float
-from ops.kernels.rows import NORMED, normed
+from ops.kernels.rows import NORMED, normed, sum_normed
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -27,6 +27,12 @@ class RMSNorm(nn.Module):
             return normed(x, self.weight, None, self.eps)
         y = normed(x.movedim(self.axis, -1), self.weight, None, self.eps)
         return y.movedim(-1, self.axis).contiguous()
+
+    def joined(self, x: Tensor, r: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + r and its norm; x and its norm where nothing is added."""
+        if r is None:
+            return x, self.forward(x)
+        return sum_normed(x, r, self.weight, None, self.eps)
 
 
 def _shape(x: TensorType, eps: float) -> TensorType:

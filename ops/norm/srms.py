@@ -2,14 +2,15 @@
 
     y = x / sqrt(mean_d x_d^2 + eps)
 
-Shapes: seq [B, T, D] and vec [B, D], kept. The mean in fp32 at least. No parameters, no matmul.
+Shapes: seq [B, T, D] and vec [B, D], kept. The mean in fp32 at least; output as
+`rms_norm`'s. No parameters, no matmul.
 Paper: Qin et al. 2023, "TransNormerLLM", arXiv:2307.14995, section 3 (eps from the released code).
 """
 
 from torch import Tensor, nn
 
 from grammar.domain import Float
-from ops.kernels.mixing import head_norm
+from ops.kernels.rows import NORMED, normed, sum_normed
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -19,7 +20,13 @@ class SimpleRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return head_norm(x, self.eps)
+        return normed(x, None, None, self.eps)
+
+    def joined(self, x: Tensor, r: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + r and its norm; x and its norm where nothing is added."""
+        if r is None:
+            return x, self.forward(x)
+        return sum_normed(x, r, None, None, self.eps)
 
 
 def _shape(x: TensorType, eps: float) -> TensorType:
@@ -35,6 +42,6 @@ OP = Op(
     init=lambda x, eps: {"eps": eps},
     cost=lambda x, eps: Cost(),
     causal=True,
-    uses=(head_norm,),
+    uses=NORMED,
     paper="arXiv:2307.14995",
 )
