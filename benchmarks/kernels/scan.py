@@ -101,8 +101,8 @@ def runs(kind: str, size: Size) -> Iterator[tuple[str, Callable[[], object]]]:
     out = scan_forward(gates, kind, dtype)
     grads = tuple(torch.empty_like(g) for g in given)
     filled = (grads[0], grads[1], grads[1]) if kind == "plain" else gate_parts(grads[0], kind)
-    tiles = [(16, 32, 1), (32, 32, 1), (32, 32, 2), (32, 32, 4), (64, 32, 4), (128, 32, 4)]
-    tiles += [(32, 16, 1), (64, 16, 2), (64, 64, 4), (32, 64, 4), (64, 64, 8), (128, 32, 8)]
+    tiles = [(16, 32, 1), (32, 32, 1), (64, 32, 2), (64, 32, 4), (128, 32, 4)]
+    tiles += [(128, 32, 8), (256, 32, 8), (256, 32, 16)]
     length = size[1]
     cuts = {length, max(256, length // 32), max(256, length // 128)}
     for config, cut in itertools.product(tiles, sorted(cuts)):

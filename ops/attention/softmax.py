@@ -158,16 +158,20 @@ class SoftmaxAttention(ScoreAttention):
         if self.cap is not None or self.sink_kind != "none":
             return self.forward(x, kv, kv_mask, mask)[0]
         source, keep = (x, mask) if kv is None else (kv, kv_mask)
-        q, k, v, gap, seen = self.meet(x, source, keep)
-        bias, plain = self.bias(gap, q), keep is None
-        if bias is not None and seen is not None:
-            bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
-        fused = bias is None and plain
+        plain, seen, bias = keep is None, None, None
+        fused = plain and self.pos not in ("alibi", "t5", "learned")
+        if fused:  # no table of pairs
+            q, k, v = self.project(x, source, torch.arange(x.shape[1], device=x.device))
+        else:
+            q, k, v, gap, seen = self.meet(x, source, keep)
+            bias = self.bias(gap, q)
+            if bias is not None and seen is not None:
+                bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
         y = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=None if fused else seen if bias is None else bias,
+            attn_mask=seen if bias is None else bias,
             is_causal=self.causal and fused,
             scale=self.scale,
             enable_gqa=self.kv_heads != self.heads,

@@ -42,7 +42,7 @@ if triton is not None:
         scan_terms,
     )
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["length", "width", "step", "chunk"])
     def scan_ends(
         first,
         second,
@@ -68,7 +68,7 @@ if triton is not None:
         tiles = chunk // TALL
         for i in range(0, tiles):
             j = tiles - 1 - i if REVERSE else i
-            time = n * chunk + j * TALL + inner
+            time = n * chunk + j * TALL + (TALL - 1 - inner if REVERSE else inner)
             keep = (time < length)[:, None] & (col < width)[None, :]
             row = (batch * length + time)[:, None]
             if REVERSE:
@@ -85,8 +85,8 @@ if triton is not None:
                 a = tl.where(keep, a, 1.0)
             else:
                 a, b = scan_terms(first, second, third, row * step + col[None, :], keep, KIND)
-            a, b = tl.associative_scan((a, b), 0, scan_join, reverse=REVERSE)
-            last = (inner == (0 if REVERSE else TALL - 1))[:, None]
+            a, b = tl.associative_scan((a, b), 0, scan_join)
+            last = (inner == TALL - 1)[:, None]
             a = tl.sum(tl.where(last, a, 0.0), 0)
             state = tl.sum(tl.where(last, b, 0.0), 0) + a * state
             factor *= a
@@ -95,7 +95,7 @@ if triton is not None:
         tl.store(slope + at, factor, mask=col < width)
         tl.store(end + at, state, mask=col < width)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["length", "width", "step", "chunk"])
     def scan_forward_kernel(
         first,
         second,
@@ -128,7 +128,7 @@ if triton is not None:
             state = tl.sum(tl.where((inner == TALL - 1)[:, None], h, 0.0), 0)
             tl.store(out + row * width + col[None, :], h.to(out.dtype.element_ty), mask=keep)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["length", "width", "step", "chunk"])
     def scan_backward_kernel(
         first,
         second,
@@ -157,16 +157,16 @@ if triton is not None:
             state = tl.load(start + line + col, mask=(col < width) & (turn > 0), other=0.0)
         tiles = tl.cdiv(tl.minimum(chunk, length - n * chunk), TALL)
         for i in range(0, tiles):
-            time = n * chunk + (tiles - 1 - i) * TALL + inner
+            time = n * chunk + (tiles - i) * TALL - 1 - inner  # latest first
             keep = (time < length)[:, None] & (col < width)[None, :]
             row = (batch * length + time)[:, None]
             at, place = row * step + col[None, :], row * width + col[None, :]
             a = scan_after(first, second, at, step, keep & (time + 1 < length)[:, None], KIND)
             e = tl.load(grad + place, mask=keep, other=0.0).to(tl.float32)
             past = tl.load(out + place - width, mask=keep & (time > 0)[:, None], other=0.0)
-            a, e = tl.associative_scan((a, e), 0, scan_join, reverse=True)
+            a, e = tl.associative_scan((a, e), 0, scan_join)
             q = e + a * state[None, :]
-            state = tl.sum(tl.where((inner == 0)[:, None], q, 0.0), 0)
+            state = tl.sum(tl.where((inner == TALL - 1)[:, None], q, 0.0), 0)
             da = q * past.to(tl.float32)
             if KIND == "plain":
                 tl.store(dfirst + at, da.to(dfirst.dtype.element_ty), mask=keep)

@@ -32,6 +32,11 @@ def gap(actual: Tensor, expected: Tensor) -> float:
     return float(difference / expected.detach().norm().clamp_min(1e-30))
 
 
+def made_by(y: Tensor) -> str:
+    """The name of the autograd function that gave y."""
+    return type(y.grad_fn).__name__
+
+
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Normal numbers that want a gradient, on the device under test."""
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
