@@ -7,7 +7,8 @@ Parameters become views of one fp32 buffer, each padded to `ALIGN` numbers. Unde
 only ever read through their bfloat16 cast: for those the model is given a bfloat16 *shadow* while a
 step runs, which is the leaf that gradients arrive at, and which one copy renews after the update.
 Casts forward and backward, one kernel a parameter each, disappear, and the numbers stay the same.
-Everything is on the device, so a CUDA graph can hold a whole step.
+Everything is on the device, so a CUDA graph can hold a whole step; on a GPU the update is two
+kernels (`search/flat_kernel.py`).
 AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101.
 """
 
@@ -19,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ops.kernels.dispatch import on_triton
+from search.flat_kernel import PARTS, update
 
 ALIGN = 64  # numbers: 128 bytes of bfloat16
 CLIP = 1.0
@@ -89,8 +93,9 @@ class FlatAdamW:
         shadowed = [start for p, start in zip(ordered, starts, strict=False) if id(p) in low]
         first = shadowed[0] if shadowed else 0
         last = starts[starts.index(shadowed[-1]) + 1] if shadowed else 0
-        self.source = self.master[first:last]
+        self.first, self.source = first, self.master[first:last]
         self.shadow = torch.zeros(last - first, dtype=torch.bfloat16, device=device)
+        self.parts = torch.zeros(PARTS, device=device)
         self.slots: list[_Slot] = []
         for p, start in zip(ordered, starts, strict=False):
             here = self.master[start : start + p.numel()].view(p.shape)
@@ -132,8 +137,8 @@ class FlatAdamW:
         for slot in self.slots:
             slot.leaf.grad = None
 
-    def step(self) -> None:
-        """Clip to norm `CLIP` and update, from the gradients at the leaves."""
+    def gather(self) -> None:
+        """The gradients at the leaves, in the flat buffer."""
         for kind in (torch.bfloat16, torch.float32):
             pairs = [
                 (s.grad, s.leaf.grad)
@@ -142,6 +147,29 @@ class FlatAdamW:
             ]
             if pairs:
                 torch._foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+
+    def step(self) -> None:
+        """Clip to norm `CLIP` and update, from the gradients at the leaves."""
+        self.gather()
+        if on_triton(self.master):
+            update(
+                (self.master, self.grad, self.m, self.v),
+                self.shadow,
+                self.first,
+                self.parts,
+                self.count,
+                self.lr,
+                decayed=self.decayed,
+                decay=self.weight_decay,
+                clip=CLIP,
+                betas=BETAS,
+                eps=EPS,
+            )
+        else:
+            self._update()
+
+    def _update(self) -> None:
+        """The specification of `search/flat_kernel.py`, in torch's kernels."""
         norm = torch.linalg.vector_norm(self.grad)
         scale = (norm + 1e-6).div_(CLIP).clamp_min_(1.0)
         self.count.add_(1)
