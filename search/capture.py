@@ -41,7 +41,7 @@ class Emitted(Protocol):
 
 
 def record(
-    step: Callable[[], None], device: torch.device, generators: Sequence[torch.Generator] = ()
+    step: Callable[[], object], device: torch.device, generators: Sequence[torch.Generator] = ()
 ) -> torch.cuda.CUDAGraph:
     """`step`, which has run before, as a graph; the capture itself computes nothing.
 

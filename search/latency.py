@@ -81,15 +81,12 @@ def _median(work: Callable[[], object], device: torch.device) -> float:
 def _captured(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
     """Replays of the work where it can be captured, else the work."""
 
-    def once() -> None:
-        work()
-
     with aside(device):
-        once()
+        work()
         try:
             with no_syncs(device):
-                once()
-            return record(once, device).replay
+                work()
+            return record(work, device).replay
         except torch.OutOfMemoryError:
             raise
         except (NotCapturable, RuntimeError):
