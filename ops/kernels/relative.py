@@ -36,7 +36,7 @@ def by_gap(values: Tensor, rows: int) -> Tensor:
     """
     width = values.shape[-1]
     filled = torch.cat([values, values[:, :1]], dim=-1)[:, None].expand(-1, rows, -1)
-    shifted = filled.flatten(1)[:, : rows * width].unflatten(1, (rows, width))
+    shifted = filled.flatten(1)[:, : rows * width].view(len(values), rows, width)
     return shifted[..., rows - 1 :]
 
 
