@@ -99,12 +99,14 @@ def rows() -> list[Row]:
 
 CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
     "fwd": {
+        "span": (1024, 2048, 4096, 65536),
         "block": (16, 32, 64),
         "warps": (2, 4, 8),
         "stages": (1, 2, 3),
         "solve_warps": (1, 2, 4),
     },
     "bwd": {
+        "span": (1024, 2048, 4096, 65536),
         "back_block": (16, 32, 64),
         "back_warps": (2, 4, 8),
         "back_stages": (1, 2, 3),
@@ -117,7 +119,7 @@ CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
 def sweep(name: str, mode: str) -> None:
     """The best config of a shape, forward or with its backward, and what its kernels take."""
     shape = next(s for s in shapes() if s.name == name)
-    start = delta_config(shape.batch * shape.heads, shape.width, shape.width, False)
+    start = delta_config(shape.length, shape.batch * shape.heads, shape.width, shape.width, False)
     parts = shape.inputs(0)
     g = parts[4] if shape.gated else parts[0].new_zeros(1)
 

@@ -8,8 +8,7 @@ In a chunk of C = 64 tokens, with D, into = e^{G_i} and rest = e^{G_Cj} of `ops.
     R = b * (V - into * K S),   F = T R                     (what each token really writes)
     O = into * Q S + P F,   P = Q K^T * D,   S <- e^{G_C} S + (rest * K)^T F
 
-T comes from four 16 x 16 blocks on the diagonal, by substitution of rows, and the six below them
-from products, in fp32 (three tf32): a substitution by blocks, not a power series.
+T comes from `ops.kernels.delta_solve_kernel`.
 
 Backward, from dO and dS' (the gradient of the state after the chunk), X = dR S^T:
 
@@ -25,8 +24,12 @@ Backward, from dO and dS' (the gradient of the state after the chunk), X = dR S^
 
 Passes: `delta_solve` (T, every chunk at once), `delta_walk` (along the sequence: O, F and each
 chunk's first state, the latter two for backward), `delta_back` (against it: dR and each chunk's
-dS'), `delta_grads` (every chunk at once). Floors with E bytes an element: forward E B H T (2 K +
-2 V), backward E B H T (4 K + 3 V). Kept for backward: T, F and states, E B H T (64 + V + K V / 64).
+dS'), `delta_grads` (every chunk at once). Where rows are few the walks go over segments at once: a
+segment maps its first state S to M S + A; PROBE walks give A (from zero) and M (from the identity,
+with v = 0), `delta_scan` carries S over the segments (dS by M^T), and the walks start from there:
+twice the work, as many times the programs as there are segments. Floors with E bytes an element:
+forward E B H T (2 K + 2 V), backward E B H T (4 K + 3 V). Kept for backward: T, F and states, E B H
+T (64 + V + K V / 64).
 Sizes: K up to 128, V up to 256, any T. No atomics: deterministic.
 Papers: Yang et al. 2024, arXiv:2406.06484, eq. 8-11; Yang et al. 2024, arXiv:2412.06464, section
 3.3 (the forward pass; the gradients are worked out here).
@@ -44,128 +47,30 @@ try:
 except ImportError:  # the PyTorch reference serves
     triton = None
 
+from ops.kernels.delta_solve_kernel import SOLVE_JIT
+
 if triton is not None:
     from ops.kernels.chunked_kernel import decay_logs, decay_weights
 
-    @triton.jit
-    def delta_rows(
-        K, BETA, G, kt, bt, low, chunk, first, end, gamma,
-        K_WIDTH: tl.constexpr, P: tl.constexpr, GATED: tl.constexpr, DOT: tl.constexpr,
-    ):  # fmt: skip
-        """Of 16 tokens from the `first` of a chunk: k, b and the logs of `decay_logs`."""
-        i = tl.arange(0, 16)
-        start = chunk + first
-        c = tl.arange(0, P)
-        live = start + i < end
-        inside = live[:, None] & (c < K_WIDTH)[None, :]
-        k = tl.load(K + (start + i[:, None]) * kt + c[None, :], mask=inside, other=0.0).to(DOT)
-        beta = tl.load(BETA + (start + i) * bt, mask=live, other=0.0).to(tl.float32)
-        if GATED:
-            high = tl.load(G + start + i, mask=live, other=-1e30)
-            lost = tl.load(G + low + start + i, mask=live, other=0.0)
-        else:
-            high = (first + i).to(tl.float32) * gamma
-            lost = tl.zeros([16], tl.float32)
-        return k, beta, high, lost
-
-    @triton.jit
-    def delta_pair(ka, kb, beta, ha, hb, la, lb, PRECISION: tl.constexpr):
-        """A block of N below the diagonal; tokens that are not there have k = 0."""
-        scores = tl.dot(ka, tl.trans(kb), input_precision=PRECISION)
-        gaps = (ha[:, None] - hb[None, :]) + (la[:, None] - lb[None, :])
-        return scores * tl.exp(tl.where(gaps < 0.0, gaps, 0.0)) * beta[:, None]
-
-    @triton.jit
-    def delta_inverse(k, beta, high, lost, PRECISION: tl.constexpr):
-        """(I + N)^{-1} of a block on the diagonal, row after row."""
-        i = tl.arange(0, 16)
-        below = i[:, None] > i[None, :]
-        scores = tl.dot(k, tl.trans(k), input_precision=PRECISION)
-        gaps = (high[:, None] - high[None, :]) + (lost[:, None] - lost[None, :])
-        decay = tl.exp(tl.where(below & (gaps <= 0.0), gaps, float("-inf")))
-        n = scores * decay * beta[:, None]
-        done = tl.where(i[:, None] == i[None, :], 1.0, 0.0)
-        for r in range(1, 16):
-            row = tl.sum(tl.where((i == r)[:, None], n, 0.0), 0)
-            known = tl.sum(row[:, None] * done, 0)
-            done -= tl.where((i == r)[:, None], known[None, :], 0.0)
-        return done
-
-    @triton.jit
-    def delta_product(a, b):
-        return tl.dot(a, b, input_precision="tf32x3")
-
-    @triton.jit(do_not_specialize=["T", "chunks", "low"])
-    def delta_solve(
-        K, BETA, G, SOLVED, kb, kh, kt, bb, bh, bt, gb, gh, H, T, chunks, low,
-        KQ: tl.constexpr, P: tl.constexpr, GATED: tl.constexpr, DOT: tl.constexpr,
-        PRECISION: tl.constexpr,
-    ):  # fmt: skip
-        """SOLVED [B H, chunks, 64, 64]: T of every chunk; above the diagonal blocks not written."""
-        row = tl.program_id(0) // chunks
-        chunk = tl.program_id(0) % chunks
-        b, h = (row // H).to(tl.int64), (row % H).to(tl.int64)
-        K += b * kb + h * kh
-        BETA += b * bb + h * bh
-        G += b * gb + h * gh
-        gamma = 0.0
-        if not GATED:
-            gamma = tl.maximum(tl.load(G).to(tl.float32), -1000.0)
-        s = (chunk * 64).to(tl.int64)
-        k0, b0, h0, l0 = delta_rows(
-            K, BETA, G, kt, bt, low, s, 0, T, gamma, KQ, P, GATED, DOT
-        )  # fmt: skip
-        k1, b1, h1, l1 = delta_rows(
-            K, BETA, G, kt, bt, low, s, 16, T, gamma, KQ, P, GATED, DOT
-        )  # fmt: skip
-        k2, b2, h2, l2 = delta_rows(
-            K, BETA, G, kt, bt, low, s, 32, T, gamma, KQ, P, GATED, DOT
-        )  # fmt: skip
-        k3, b3, h3, l3 = delta_rows(
-            K, BETA, G, kt, bt, low, s, 48, T, gamma, KQ, P, GATED, DOT
-        )  # fmt: skip
-        t0 = delta_inverse(k0, b0, h0, l0, PRECISION)
-        t1 = delta_inverse(k1, b1, h1, l1, PRECISION)
-        t2 = delta_inverse(k2, b2, h2, l2, PRECISION)
-        t3 = delta_inverse(k3, b3, h3, l3, PRECISION)
-        n10 = delta_pair(k1, k0, b1, h1, h0, l1, l0, PRECISION)
-        n21 = delta_pair(k2, k1, b2, h2, h1, l2, l1, PRECISION)
-        n32 = delta_pair(k3, k2, b3, h3, h2, l3, l2, PRECISION)
-        n20 = delta_pair(k2, k0, b2, h2, h0, l2, l0, PRECISION)
-        n31 = delta_pair(k3, k1, b3, h3, h1, l3, l1, PRECISION)
-        n30 = delta_pair(k3, k0, b3, h3, h0, l3, l0, PRECISION)
-        t10 = -delta_product(t1, delta_product(n10, t0))
-        t21 = -delta_product(t2, delta_product(n21, t1))
-        t32 = -delta_product(t3, delta_product(n32, t2))
-        t20 = -delta_product(t2, delta_product(n20, t0) + delta_product(n21, t10))
-        t31 = -delta_product(t3, delta_product(n31, t1) + delta_product(n32, t21))
-        t30 = delta_product(n30, t0) + delta_product(n31, t10) + delta_product(n32, t20)
-        t30 = -delta_product(t3, t30)
-        i = tl.arange(0, 16)
-        at = SOLVED + (row.to(tl.int64) * chunks + chunk) * 4096 + i[:, None] * 64 + i[None, :]
-        kind = SOLVED.dtype.element_ty
-        tl.store(at, t0.to(kind))
-        tl.store(at + 1024, t10.to(kind))
-        tl.store(at + 1040, t1.to(kind))
-        tl.store(at + 2048, t20.to(kind))
-        tl.store(at + 2064, t21.to(kind))
-        tl.store(at + 2080, t2.to(kind))
-        tl.store(at + 3072, t30.to(kind))
-        tl.store(at + 3088, t31.to(kind))
-        tl.store(at + 3104, t32.to(kind))
-        tl.store(at + 3120, t3.to(kind))
-
-    @triton.jit(do_not_specialize=["T", "chunks", "low"])
+    @triton.jit(do_not_specialize=["T", "chunks", "low", "run", "parts"])
     def delta_walk(
-        Q, K, V, BETA, G, SOLVED, OUT, FRESH, STATES, FIRST, LAST,
-        qb, qh, qt, kb, kh, kt, vb, vh, vt, bb, bh, bt, gb, gh, ob, oh, ot, H, T, chunks, low,
+        Q, K, V, BETA, G, SOLVED, OUT, FRESH, STATES, FIRST, LAST, MOVES,
+        qb, qh, qt, kb, kh, kt, vb, vh, vt, bb, bh, bt, gb, gh, ob, oh, ot,
+        H, T, chunks, low, run, parts,
         KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr,
-        GATED: tl.constexpr, HAS_FIRST: tl.constexpr, KEEP: tl.constexpr,
+        GATED: tl.constexpr, HAS_FIRST: tl.constexpr, KEEP: tl.constexpr, PROBE: tl.constexpr,
         DOT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """O and the last state; KEEP: F [B H, T, V] and STATES [B H, chunks, K, V] too."""
-        tiles = tl.cdiv(KV, BV)
-        row = tl.program_id(0) // tiles
+        """O and the last state of segments of `run` chunks, from FIRST [B H, parts, K, V].
+
+        KEEP: F [B H, T, V] and STATES [B H, chunks, K, V] too. PROBE: instead A, to the place of
+        the next segment in LAST [B H, parts, K, V], and M [B H, parts, K, K].
+        """
+        tiles_v = tl.cdiv(KV, BV)
+        tiles = tiles_v + tl.cdiv(KQ, BV) if PROBE else tiles_v
+        tile = tl.program_id(0) % tiles
+        part = (tl.program_id(0) // tiles) % parts
+        row = (tl.program_id(0) // tiles) // parts
         b, h = (row // H).to(tl.int64), (row % H).to(tl.int64)
         row = row.to(tl.int64)
         Q += b * qb + h * qh
@@ -179,56 +84,81 @@ if triton is not None:
             gamma = tl.maximum(tl.load(G).to(tl.float32), -1000.0)
         i = tl.arange(0, 64)
         ck = tl.arange(0, PQ)
-        cv = (tl.program_id(0) % tiles) * BV + tl.arange(0, BV)
+        own = tile < tiles_v
+        cv = tl.where(own, tile, tile - tiles_v) * BV + tl.arange(0, BV)
         place = ck[:, None] * KV + cv[None, :]
         inside = (ck < KQ)[:, None] & (cv < KV)[None, :]
         lower = i[:, None] >= i[None, :]
-        if HAS_FIRST:
-            state = tl.load(FIRST + row * KQ * KV + place, mask=inside, other=0.0)
+        if PROBE:
+            state = tl.where((ck[:, None] == cv[None, :]) & (tile >= tiles_v), 1.0, 0.0)
+        elif HAS_FIRST:
+            source = FIRST + (row * parts + part) * KQ * KV + place
+            state = tl.load(source, mask=inside, other=0.0)
         else:
             state = tl.zeros([PQ, BV], tl.float32)
-        for chunk in range(0, chunks):
+        for chunk in range(part * run, tl.minimum(part * run + run, chunks)):
             start = tl.cast(chunk, tl.int64) * 64
             left = (T - start).to(tl.int32)
             live = (i < left)[:, None]
             at_k = live & (ck < KQ)[None, :] if KQ != PQ else live
             at_v = live & (cv < KV)[None, :] if KV % BV != 0 else live
+            if PROBE:
+                at_v = at_v & own
             k = tl.load(K + (start + i[:, None]) * kt + ck[None, :], mask=at_k, other=0.0).to(DOT)
             v = tl.load(V + (start + i[:, None]) * vt + cv[None, :], mask=at_v, other=0.0)
             at = SOLVED + (row * chunks + chunk) * 4096 + i[:, None] * 64 + i[None, :]
             solved = tl.load(at, mask=lower, other=0.0)
-            q = tl.load(Q + (start + i[:, None]) * qt + ck[None, :], mask=at_k, other=0.0).to(DOT)
             beta = tl.load(BETA + (start + i) * bt, mask=i < left, other=0.0).to(tl.float32)
             decay, into, rest, whole = decay_weights(G, low, start, left, gamma, 64, GATED, False)
             narrow = state.to(DOT)
             known = tl.dot(k, narrow, input_precision=PRECISION)
             right = beta[:, None] * (v.to(tl.float32) - into[:, None] * known)
             fresh = tl.dot(solved, right.to(DOT), input_precision=PRECISION)
-            scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
-            out = tl.dot(q, narrow, input_precision=PRECISION) * into[:, None]
-            out = tl.dot(scores.to(DOT), fresh.to(DOT), out, input_precision=PRECISION)
-            added = (fresh * rest[:, None]).to(DOT)
+            if not PROBE:
+                at = Q + (start + i[:, None]) * qt + ck[None, :]
+                q = tl.load(at, mask=at_k, other=0.0).to(DOT)
+                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
+                out = tl.dot(q, narrow, input_precision=PRECISION) * into[:, None]
+                out = tl.dot(scores.to(DOT), fresh.to(DOT), out, input_precision=PRECISION)
+                at = OUT + (start + i[:, None]) * ot + cv[None, :]
+                tl.store(at, out.to(OUT.dtype.element_ty), mask=at_v)
             if KEEP:
                 at = FRESH + (row * T + start + i[:, None]) * KV + cv[None, :]
                 tl.store(at, fresh.to(FRESH.dtype.element_ty), mask=at_v)
                 at = STATES + (row * chunks + chunk) * KQ * KV + place
                 tl.store(at, state.to(STATES.dtype.element_ty), mask=inside)
+            added = (fresh * rest[:, None]).to(DOT)
             state = state * whole + tl.dot(tl.trans(k), added, input_precision=PRECISION)
-            at = OUT + (start + i[:, None]) * ot + cv[None, :]
-            tl.store(at, out.to(OUT.dtype.element_ty), mask=at_v)
-        tl.store(LAST + row * KQ * KV + place, state, mask=inside)
+        if PROBE:
+            if own:
+                at = LAST + (row * parts + part + 1) * KQ * KV + place
+                tl.store(at, state, mask=inside & (part < parts - 1))
+            else:
+                at = MOVES + (row * parts + part) * KQ * KQ + ck[:, None] * KQ + cv[None, :]
+                tl.store(at, state, mask=(ck < KQ)[:, None] & (cv < KQ)[None, :])
+        else:
+            tl.store(LAST + row * KQ * KV + place, state, mask=inside & (part == parts - 1))
 
-    @triton.jit(do_not_specialize=["T", "chunks", "low"])
+    @triton.jit(do_not_specialize=["T", "chunks", "low", "run", "parts"])
     def delta_back(
         Q, K, BETA, G, SOLVED, DO, RIGHT, DSTATES, DLAST, DFIRST,
-        qb, qh, qt, kb, kh, kt, bb, bh, bt, gb, gh, ob, oh, ot, H, T, chunks, low,
-        KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr,
-        GATED: tl.constexpr, HAS_LAST: tl.constexpr, STORE_FIRST: tl.constexpr,
+        qb, qh, qt, kb, kh, kt, bb, bh, bt, gb, gh, ob, oh, ot,
+        H, T, chunks, low, run, parts,
+        KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr,
+        HAS_LAST: tl.constexpr, STORE_FIRST: tl.constexpr, PROBE: tl.constexpr,
         DOT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """Against time: dR [B H, T, V] to RIGHT and DSTATES [B H, chunks, K, V], dS' of each."""
+        """Against time: dR [B H, T, V] to RIGHT and DSTATES [B H, chunks, K, V], dS' of each.
+
+        From DLAST [B H, parts, K, V]. PROBE: what each segment but the first adds to dS from zero,
+        to the place of the segment before in DFIRST [B H, parts, K, V].
+        """
         tiles = tl.cdiv(KV, BV)
-        row = tl.program_id(0) // tiles
+        count = parts - 1 if PROBE else parts
+        part = (tl.program_id(0) // tiles) % count
+        row = (tl.program_id(0) // tiles) // count
+        if PROBE:
+            part += 1
         b, h = (row // H).to(tl.int64), (row % H).to(tl.int64)
         row = row.to(tl.int64)
         Q += b * qb + h * qh
@@ -246,11 +176,13 @@ if triton is not None:
         inside = (ck < KQ)[:, None] & (cv < KV)[None, :]
         lower = i[:, None] >= i[None, :]
         if HAS_LAST:
-            state = tl.load(DLAST + row * KQ * KV + place, mask=inside, other=0.0)
+            source = DLAST + (row * parts + part) * KQ * KV + place
+            state = tl.load(source, mask=inside, other=0.0)
         else:
             state = tl.zeros([PQ, BV], tl.float32)
-        for step in range(0, chunks):
-            chunk = chunks - 1 - step
+        end = tl.minimum(part * run + run, chunks)
+        for step in range(0, end - part * run):
+            chunk = end - 1 - step
             start = tl.cast(chunk, tl.int64) * 64
             left = (T - start).to(tl.int32)
             live = (i < left)[:, None]
@@ -265,20 +197,58 @@ if triton is not None:
             beta = tl.load(BETA + (start + i) * bt, mask=i < left, other=0.0).to(tl.float32)
             flipped, rest, into, whole = decay_weights(G, low, start, left, gamma, 64, GATED, True)
             narrow = state.to(DOT)
-            at = DSTATES + (row * chunks + chunk) * KQ * KV + place
-            tl.store(at, narrow.to(DSTATES.dtype.element_ty), mask=inside)
+            if not PROBE:
+                at = DSTATES + (row * chunks + chunk) * KQ * KV + place
+                tl.store(at, narrow.to(DSTATES.dtype.element_ty), mask=inside)
             scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * flipped
             fresh = tl.dot(k, narrow, input_precision=PRECISION) * rest[:, None]
             fresh = tl.dot(scores.to(DOT), do, fresh, input_precision=PRECISION)
             right = tl.dot(tl.trans(solved), fresh.to(DOT), input_precision=PRECISION)
-            at = RIGHT + (row * T + start + i[:, None]) * KV + cv[None, :]
-            tl.store(at, right.to(RIGHT.dtype.element_ty), mask=at_v)
+            if not PROBE:
+                at = RIGHT + (row * T + start + i[:, None]) * KV + cv[None, :]
+                tl.store(at, right.to(RIGHT.dtype.element_ty), mask=at_v)
             shown = (do * into[:, None]).to(DOT)
             taken = (right * (-beta * into)[:, None]).to(DOT)
             state = state * whole + tl.dot(tl.trans(q), shown, input_precision=PRECISION)
             state = tl.dot(tl.trans(k), taken, state, input_precision=PRECISION)
-        if STORE_FIRST:
-            tl.store(DFIRST + row * KQ * KV + place, state, mask=inside)
+        if PROBE:
+            at = DFIRST + (row * parts + part - 1) * KQ * KV + place
+            tl.store(at, state, mask=inside)
+        elif STORE_FIRST:
+            tl.store(DFIRST + row * KQ * KV + place, state, mask=inside & (part == 0))
+
+    @triton.jit(do_not_specialize=["parts"])
+    def delta_scan(
+        STATES, MOVES, FIRST, parts, KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr,
+        BV: tl.constexpr, REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
+    ):  # fmt: skip
+        """STATES [B H, parts, K, V]: what each segment added becomes what each starts from.
+
+        REVERSE: gradients, from the last segment to the first. FIRST [B H, K, V]: the border's.
+        """
+        tiles = tl.cdiv(KV, BV)
+        row = (tl.program_id(0) // tiles).to(tl.int64)
+        ck = tl.arange(0, PQ)
+        cv = (tl.program_id(0) % tiles) * BV + tl.arange(0, BV)
+        place = ck[:, None] * KV + cv[None, :]
+        inside = (ck < KQ)[:, None] & (cv < KV)[None, :]
+        if HAS_FIRST:
+            carry = tl.load(FIRST + row * KQ * KV + place, mask=inside, other=0.0)
+        else:
+            carry = tl.zeros([PQ, BV], tl.float32)
+        edge = parts - 1 if REVERSE else parts * 0
+        tl.store(STATES + (row * parts + edge) * KQ * KV + place, carry, mask=inside)
+        square = (ck < KQ)[:, None] & (ck < KQ)[None, :]
+        for step in range(1, parts):
+            part = parts - 1 - step if REVERSE else step
+            past = part + 1 if REVERSE else part - 1
+            at = MOVES + (row * parts + past) * KQ * KQ
+            at += ck[:, None] + ck[None, :] * KQ if REVERSE else ck[:, None] * KQ + ck[None, :]
+            move = tl.load(at, mask=square, other=0.0)
+            spot = STATES + (row * parts + part) * KQ * KV + place
+            added = tl.load(spot, mask=inside, other=0.0)
+            carry = tl.dot(move, carry, added, input_precision="tf32x3")
+            tl.store(spot, carry, mask=inside)
 
     @triton.jit(do_not_specialize=["T", "chunks", "low"])
     def delta_grads(
@@ -378,12 +348,9 @@ if triton is not None:
     DELTA_JIT = (
         decay_logs,
         decay_weights,
-        delta_rows,
-        delta_pair,
-        delta_inverse,
-        delta_product,
-        delta_solve,
+        *SOLVE_JIT,
         delta_walk,
         delta_back,
+        delta_scan,
         delta_grads,
     )

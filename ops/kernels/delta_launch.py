@@ -19,17 +19,21 @@ except ImportError:  # the PyTorch reference serves
     triton = None
 
 if triton is not None:
-    from ops.kernels.delta_kernel import delta_back, delta_grads, delta_solve, delta_walk
+    from ops.kernels.delta_kernel import delta_back, delta_grads, delta_scan, delta_walk
+    from ops.kernels.delta_solve_kernel import delta_solve
 
 
-def delta_config(rows: int, key: int, value: int, wide: bool) -> dict[str, int]:
+def delta_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[str, int]:
     """Block sizes by shape class: `rows` = batch * heads, `wide`: fp32 products.
 
-    A walk is one program a tile of V, one after another along the sequence: few rows take narrow
-    tiles.
+    `span`, a multiple of 64: tokens of a segment. Segments double the work of the walks, so there
+    are some only where rows and tiles of V leave most of 132 multiprocessors idle.
     """
-    block = 16 if rows < 64 or wide else 32
+    block = 16 if wide else 32
+    programs = rows * triton.cdiv(value, block)
+    parts = 1 if programs > 80 else 264 // programs
     return {
+        "span": max(512, 64 * triton.cdiv(t, 64 * parts)),
         "block": block,
         "warps": 4,
         "stages": 1 if wide else 2,
@@ -70,20 +74,87 @@ def delta_forward(
     """Outputs, the last state and, as `keep` says, what backward needs: T, F and the states."""
     q, k, v, beta, g = parts
     (b, h, t, key), value = q.shape, v.shape[-1]
-    chunks = triton.cdiv(t, 64)
+    chunks, run = triton.cdiv(t, 64), config["span"] // 64
+    count = triton.cdiv(chunks, run)
     solved = delta_solved(k, beta, g, gated, dot, config)
     o, last = decay_like(v), v.new_empty(b, h, key, value, dtype=torch.float32)
     fresh = v.new_empty(b, h, t, value, dtype=dot) if keep else solved
     states = v.new_empty(b, h, chunks, key, value, dtype=dot) if keep else solved
     block = min(config["block"], decay_width(value))
-    delta_walk[(b * h * triton.cdiv(value, block),)](
-        q, k, v, beta, g, solved, o, fresh, states, last if state is None else state, last,
+    tiles = triton.cdiv(value, block)
+    sizes = {"KQ": key, "PQ": decay_width(key), "KV": value, "BV": block}
+    strides = (
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride()[:2],
-        *o.stride()[:3], h, t, chunks, b * h * t, KQ=key, PQ=decay_width(key), KV=value, BV=block,
-        GATED=gated, HAS_FIRST=state is not None, KEEP=keep, **decay_types(dot),
-        num_warps=config["warps"], num_stages=config["stages"],
+        *o.stride()[:3], h, t, chunks, b * h * t, run, count,
     )  # fmt: skip
-    return o, last, (solved, fresh, states) if keep else ()
+    options = {
+        **sizes, **decay_types(dot), "GATED": gated, "num_warps": config["warps"],
+        "num_stages": config["stages"],
+    }  # fmt: skip
+    starts, moves = state, last
+    if count > 1:
+        starts = v.new_empty(b, h, count, key, value, dtype=torch.float32)
+        moves = v.new_empty(b, h, count, key, key, dtype=torch.float32)
+        delta_walk[(b * h * count * (tiles + triton.cdiv(key, block)),)](
+            q, k, v, beta, g, solved, o, fresh, states, last, starts, moves, *strides,
+            HAS_FIRST=False, KEEP=False, PROBE=True, **options,
+        )  # fmt: skip
+        delta_scan[(b * h * tiles,)](
+            starts, moves, last if state is None else state, count, REVERSE=False,
+            HAS_FIRST=state is not None, **sizes, num_warps=4 if key <= 64 else 8,
+        )  # fmt: skip
+    delta_walk[(b * h * count * tiles,)](
+        q, k, v, beta, g, solved, o, fresh, states, last if starts is None else starts, last, last,
+        *strides, HAS_FIRST=starts is not None, KEEP=keep, PROBE=False, **options,
+    )  # fmt: skip
+    return o, last, (solved, fresh, states, moves) if keep else ()
+
+
+def delta_later(
+    parts: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    kept: tuple[Tensor, ...],
+    do: Tensor,
+    dlast: Tensor | None,
+    gated: bool,
+    wants_first: bool,
+    dot: torch.dtype,
+    config: dict[str, int],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """dR, the gradient of the state after each chunk, and that of the first state."""
+    (q, k, v, beta, g), (solved, fresh, states, moves) = parts, kept
+    (b, h, t, key), value = q.shape, v.shape[-1]
+    chunks, run = triton.cdiv(t, 64), config["span"] // 64
+    count = triton.cdiv(chunks, run)
+    right, later = fresh.new_empty(fresh.shape), states.new_empty(states.shape)
+    first = v.new_empty(b, h, key, value, dtype=torch.float32) if wants_first else None
+    block = min(config["back_block"], decay_width(value))
+    tiles = triton.cdiv(value, block)
+    sizes = {"KQ": key, "PQ": decay_width(key), "KV": value, "BV": block}
+    strides = (
+        *q.stride()[:3], *k.stride()[:3], *beta.stride(), *g.stride()[:2], *do.stride()[:3],
+        h, t, chunks, b * h * t, run, count,
+    )  # fmt: skip
+    options = {
+        **sizes, **decay_types(dot), "GATED": gated, "num_warps": config["back_warps"],
+        "num_stages": config["back_stages"],
+    }  # fmt: skip
+    ends = dlast
+    if count > 1:
+        ends = v.new_empty(b, h, count, key, value, dtype=torch.float32)
+        delta_back[(b * h * (count - 1) * tiles,)](
+            q, k, beta, g, solved, do, right, later, ends, ends, *strides,
+            HAS_LAST=False, STORE_FIRST=False, PROBE=True, **options,
+        )  # fmt: skip
+        delta_scan[(b * h * tiles,)](
+            ends, moves, ends if dlast is None else dlast, count, REVERSE=True,
+            HAS_FIRST=dlast is not None, **sizes, num_warps=4 if key <= 64 else 8,
+        )  # fmt: skip
+    delta_back[(b * h * count * tiles,)](
+        q, k, beta, g, solved, do, right, later,
+        *(solved if x is None else x for x in (ends, first)), *strides,
+        HAS_LAST=ends is not None, STORE_FIRST=wants_first, PROBE=False, **options,
+    )  # fmt: skip
+    return right, later, first
 
 
 def delta_backward(
@@ -97,21 +168,10 @@ def delta_backward(
     config: dict[str, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, db and, as `wants` says, dg and the first state's gradient."""
-    (q, k, v, beta, g), (solved, fresh, states) = parts, kept
+    (q, k, v, beta, g), (_, fresh, states, _) = parts, kept
     (b, h, t, key), value = q.shape, v.shape[-1]
     chunks = triton.cdiv(t, 64)
-    right, later = fresh.new_empty(fresh.shape), states.new_empty(states.shape)
-    first = v.new_empty(b, h, key, value, dtype=torch.float32) if wants[1] else None
-    block = min(config["back_block"], decay_width(value))
-    sizes = {"KQ": key, "PQ": decay_width(key), "KV": value, "GATED": gated}
-    delta_back[(b * h * triton.cdiv(value, block),)](
-        q, k, beta, g, solved, do, right, later,
-        *(solved if x is None else x for x in (dlast, first)),
-        *q.stride()[:3], *k.stride()[:3], *beta.stride(), *g.stride()[:2], *do.stride()[:3],
-        h, t, chunks, b * h * t, BV=block, HAS_LAST=dlast is not None, STORE_FIRST=wants[1],
-        **sizes, **decay_types(dot),
-        num_warps=config["back_warps"], num_stages=config["back_stages"],
-    )  # fmt: skip
+    right, later, first = delta_later(parts, kept, do, dlast, gated, wants[1], dot, config)
     dq, dk, dv = decay_like(q), decay_like(k), decay_like(v)
     db = v.new_empty(b, h, t, dtype=torch.float32)
     dg = v.new_empty(b, h, t, dtype=torch.float32) if wants[0] else None
@@ -119,8 +179,8 @@ def delta_backward(
         q, k, v, beta, g, do, fresh, right, states, later, dq, dk, dv, db, db if dg is None else dg,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride()[:2],
         *do.stride()[:3], *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
-        h, t, chunks, b * h * t,
-        BV=min(config["grads_block"], decay_width(value)), HAS_GATE=wants[0], **sizes,
+        h, t, chunks, b * h * t, KQ=key, PQ=decay_width(key), KV=value,
+        BV=min(config["grads_block"], decay_width(value)), GATED=gated, HAS_GATE=wants[0],
         **decay_types(dot), num_warps=config["grads_warps"], num_stages=config["grads_stages"],
     )  # fmt: skip
     return dq, dk, dv, db, dg, first
@@ -177,7 +237,7 @@ def delta_triton(
     g = g[..., :1].expand(b, h, 1) if fixed else g.expand(b, h, t)
     q, k = q.expand(b, h, t, key), k.expand(b, h, t, key)
     if config is None:
-        config = delta_config(b * h, key, value, dot == torch.float32)
+        config = delta_config(t, b * h, key, value, dot == torch.float32)
     parts = (q, k, v, beta, g, state, dot, config)
     o, last = DeltaTriton.apply(*parts)  # type: ignore[no-untyped-call]  # torch gives no type
     return o, last
@@ -192,6 +252,7 @@ DELTA_KERNELS: tuple[Callable[..., Any], ...] = (
     delta_config,
     delta_solved,
     delta_forward,
+    delta_later,
     delta_backward,
     DeltaTriton,
     delta_triton,

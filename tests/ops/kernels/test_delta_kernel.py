@@ -16,7 +16,7 @@ from ops.kernels.delta import chunked_delta
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
-from ops.kernels.delta_launch import delta_triton
+from ops.kernels.delta_launch import delta_config, delta_triton
 from tests.ops.kernels.test_chunked_kernel import DEVICE, LIMIT, gap, gpu, needs_gpu, poisoned
 
 
@@ -30,6 +30,12 @@ class Problem:
     gated: bool = True
     state: bool = True
     dtype: torch.dtype = torch.float32
+    span: int = 0  # tokens of a segment; 0: as configured
+
+    def sizes(self) -> dict[str, int]:
+        wide = self.dtype == torch.float32
+        config = delta_config(self.length, self.batch * self.heads, self.key, self.value, wide)
+        return config | ({"span": self.span} if self.span else {})
 
     def inputs(self) -> list[Tensor]:
         """q, k (of length one, alike), v, b, g and the state in float64, exact in narrow types."""
@@ -53,7 +59,9 @@ def errors(problem: Problem, inputs: list[Tensor] | None = None) -> dict[str, fl
     ]
     for x, e in zip(low, exact, strict=True):
         x.requires_grad_(e.requires_grad)
-    want, got = chunked_delta(*exact), delta_triton(*low)
+    want = chunked_delta(*exact)
+    state = low[5] if problem.state else None
+    got = delta_triton(*low[:5], state, config=problem.sizes())
     seeds = [torch.randn_like(x.cpu()).to(DEVICE) for x in got]
     wanted = [x for x in exact if x.requires_grad]
     want_grads = torch.autograd.grad(want, wanted, [s.double().cpu() for s in seeds])
@@ -63,7 +71,13 @@ def errors(problem: Problem, inputs: list[Tensor] | None = None) -> dict[str, fl
     return {n: gap(a, e) for n, (a, e) in zip(names, pairs, strict=False)}
 
 
-SMALL = [Problem(70, 24, 40), Problem(37, 16, 8, gated=False, heads=2), Problem(1, 16, 16)]
+SMALL = [
+    Problem(70, 24, 40),
+    Problem(37, 16, 8, gated=False, heads=2),
+    Problem(1, 16, 16),
+    Problem(150, 16, 24, span=64),
+    Problem(150, 24, 16, state=False, gated=False, span=128),
+]
 
 
 @pytest.mark.parametrize("problem", SMALL, ids=str)
@@ -119,7 +133,11 @@ LARGE = [
         (300, 48, True, torch.float32),
         (300, 128, False, torch.float32),
     ]
-] + [Problem(1000, 128, 256, heads=3, dtype=torch.bfloat16)]
+] + [
+    Problem(1000, 128, 256, heads=3, dtype=torch.bfloat16),
+    Problem(4000, 64, 64, heads=2, dtype=torch.bfloat16, span=512),
+    Problem(2000, 128, 128, dtype=torch.bfloat16, span=512),
+]
 
 
 @gpu
