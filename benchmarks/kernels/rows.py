@@ -1,7 +1,7 @@
 """Rows and sweep of the row kernels: norms, gates, losses; the peers are torch's own kernels, one
 after the other and as torch.compile fuses them.
 
-    python -m benchmarks.kernels.rows --sweep norm|gate|loss
+    python -m benchmarks.kernels.rows --sweep norm|gate|loss|table|turn
 
 A row's name is kind-N-D. `sums`: two residual sums and their norms in a row, the stream fp32, the
 branches bf16, so that a sum receives a gradient of its own. Least bytes: every input and output of
@@ -10,6 +10,7 @@ the mode once; statistics, gains and partial sums are not counted.
 
 import argparse
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,10 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.kernels.harness import Kernel, Row
-from ops.kernels.rows import gated, normed, row_loss, sum_normed
+from ops.kernels.positions import meeting
+from ops.kernels.rows import affine, gated, looked_up, normed, row_loss, sum_normed
 from ops.kernels.rows_gate_kernel import gate_backward, gate_forward
 from ops.kernels.rows_loss_kernel import loss_backward, loss_forward
 from ops.kernels.rows_norm_kernel import norm_backward, norm_forward
+from ops.kernels.rows_table_kernel import bias_gradient, table_gradient
+from ops.kernels.rows_turn_launch import turn_backward, turn_forward
 
 EPS = 1e-6
 BF16 = torch.bfloat16
@@ -95,6 +99,55 @@ def silu_torch(z: Tensor) -> Tensor:
     return F.silu(a) * b
 
 
+def table_inputs(size: tuple[int, int], seed: int) -> tuple[Tensor, ...]:
+    table = draw(seed, (256, size[1]), dtypes=(torch.float32,))[0]
+    return table, torch.randint(256, size[:1], device="cuda")
+
+
+def table(table: Tensor, ids: Tensor) -> Tensor:
+    return looked_up(ids, table)
+
+
+def table_torch(table: Tensor, ids: Tensor) -> Tensor:
+    return F.embedding(ids, table)
+
+
+def affine_inputs(size: tuple[int, int], seed: int) -> tuple[Tensor, ...]:
+    shapes = size, (size[1], size[1]), size[1:]
+    return tuple(draw(seed, *shapes, dtypes=(BF16,) * 3))
+
+
+def turn_inputs(size: tuple[int, int], seed: int) -> tuple[Tensor, ...]:
+    """q [B, T, D] and keys and values [B, T, 2 D] of four heads, T = 256."""
+    b, t, d = size[0] // 256, 256, size[1]
+    return tuple(draw(seed, (b, t, d), (b, t, 2 * d), dtypes=(BF16, BF16)))
+
+
+def turn(q: Tensor, kv: Tensor) -> Tensor:
+    place = torch.arange(q.shape[1], device=q.device)
+    q, k, v = meeting(q, kv, place, q.shape[-1] // 4, turn=True)
+    return torch.stack([q, k, v])
+
+
+def turn_torch(q: Tensor, kv: Tensor) -> Tensor:
+    place = torch.arange(q.shape[1], device=q.device)
+    parts = [z.unflatten(-1, (4, -1)).transpose(1, 2) for z in (q, *kv.chunk(2, -1))]
+    half = q.shape[-1] // 8
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    channel = torch.arange(half, device=q.device, dtype=wide)
+    angle = place.to(wide)[:, None] * torch.exp(channel * (-math.log(10000.0) / half))
+    cos, sin = angle.cos(), angle.sin()
+    turned = []
+    for z in parts[:2]:
+        a, b = z.to(wide).chunk(2, -1)
+        turned.append(torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(z.dtype))
+    return torch.stack([*turned, parts[2]])
+
+
+def affine_torch(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return F.linear(x, w, b)
+
+
 def loss_torch(z: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(z.float(), label)
 
@@ -113,6 +166,9 @@ PROBLEMS: dict[str, Problem] = {
     "sums": (sum_inputs, sums, sums_torch, SIZES, (24, 28)),
     "gate": (gate_inputs, silu, silu_torch, GATES, (6, 10)),
     "loss": (loss_inputs, row_loss, loss_torch, LOSSES, (2, 4)),
+    "table": (table_inputs, table, table_torch, SIZES[:3], (4, 4)),
+    "affine": (affine_inputs, affine, affine_torch, SIZES[:3], (4, 6)),
+    "turn": (turn_inputs, turn, turn_torch, SIZES[:3], (24, 24)),
 }
 
 
@@ -124,7 +180,7 @@ def row(kind: str, size: tuple[int, int], mode: str) -> Row:
         name=f"{kind}-{size[0]}-{size[1]}",
         mode=mode,
         inputs=partial(inputs, size),
-        small=partial(inputs, (333, size[1])),
+        small=partial(inputs, (512, size[1])),
         ours=ours,
         reference=ours,  # float64 takes the PyTorch functions
         flops=0.0,
@@ -207,7 +263,41 @@ def loss_runs(size: tuple[int, int]) -> Iterator[tuple[str, Callable[[], object]
         yield f"bwd {config}", partial(loss_backward, z, label, lse, found, one, -100, config)
 
 
-SWEEPS = {"norm": (norm_runs, SIZES), "gate": (gate_runs, GATES), "loss": (loss_runs, LOSSES)}
+def table_runs(size: tuple[int, int]) -> Iterator[tuple[str, Callable[[], object]]]:
+    ids = torch.randint(256, size[:1], device="cuda")
+    dy = torch.randn(size, device="cuda")
+    for slices, (rows_, tokens, wide, warps) in itertools.product(
+        (16, 32, 64), [(64, 64, 64, 4), (128, 64, 64, 8), (64, 64, 32, 4), (64, 32, 64, 4)]
+    ):
+        config = slices, rows_, tokens, wide, warps
+        yield f"fwd {config}", partial(table_gradient, ids, dy, 256, config)
+    low = dy.to(BF16)
+    for slices, rows_, wide, warps in itertools.product(
+        (64, 128, 256), (16, 32, 64), (64, 128), (2, 4)
+    ):
+        config_ = slices, rows_, wide, warps
+        yield f"bwd {config_}", partial(bias_gradient, low, config_)
+
+
+def turn_runs(size: tuple[int, int]) -> Iterator[tuple[str, Callable[[], object]]]:
+    q, kv = (x.detach() for x in turn_inputs(size, 0))
+    place = torch.arange(256, device="cuda")
+    q, kv = q.unflatten(-1, (4, -1)), kv.unflatten(-1, (2, 4, -1))
+    gains = (None, None)
+    dy = (q, kv[:, :, 0], kv[:, :, 1])
+    for span, few, warps in itertools.product((4, 8, 16, 32), (1, 2, 4), (2, 4)):
+        config = span, few, warps
+        yield f"fwd {config}", partial(turn_forward, q, kv, place, gains, 0.0, True, config)
+        yield f"bwd {config}", partial(turn_backward, dy, q, kv, place, gains, 0.0, True, config)
+
+
+SWEEPS = {
+    "table": (table_runs, SIZES[:2]),  # fwd the table's gradient, bwd a bias's
+    "turn": (turn_runs, SIZES[:2]),
+    "norm": (norm_runs, SIZES[:2]),
+    "gate": (gate_runs, GATES),
+    "loss": (loss_runs, LOSSES),
+}
 
 
 def best(runs: Iterator[tuple[str, Callable[[], object]]], most: int = 4) -> None:

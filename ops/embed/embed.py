@@ -12,9 +12,9 @@ Cost: vocabulary * dim parameters, no matmul.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Int
+from ops.kernels.rows import LOOKED_UP, looked_up
 from ops.spec import Cost, Mismatch, Op, TensorType, need, seq
 
 
@@ -24,7 +24,7 @@ class Embed(nn.Module):
         self.weight = nn.Parameter(torch.randn(vocab, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.embedding(x, self.weight)
+        return looked_up(x, self.weight)
 
 
 def _vocab(x: TensorType) -> int:
@@ -47,4 +47,5 @@ OP = Op(
     init=lambda x, dim: {"dim": dim, "vocab": _vocab(x)},
     cost=lambda x, dim: Cost(params=_vocab(x) * dim),
     causal=True,
+    uses=LOOKED_UP,
 )

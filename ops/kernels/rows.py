@@ -4,6 +4,8 @@
     sum_normed  s = x + r and normed(s)
     gated       act(a) b of rows (a | b)
     loss        mean cross-entropy of rows of logits
+    looked_up   rows of a small table; its gradient adds up without sorting
+    affine      x W^T + b; the gradient of b is a sum over rows
 
 The functions here are the specification, in plain PyTorch; on a GPU each is one kernel forward and
 one or two backward (`rows_*_kernel.py`). Under autocast on a GPU a norm writes autocast's dtype:
@@ -23,6 +25,7 @@ from ops.kernels.dispatch import on_triton
 from ops.kernels.rows_gate_kernel import GATE_KERNELS, GateRows
 from ops.kernels.rows_loss_kernel import LossRows
 from ops.kernels.rows_norm_kernel import NORM_KERNELS, NormRows
+from ops.kernels.rows_table_kernel import BIAS_KERNELS, TABLE_KERNELS, LinearRows, TableRows
 
 
 def norm_dtype(x: Tensor, weight: Tensor | None) -> torch.dtype:
@@ -75,9 +78,27 @@ def gated(z: Tensor, act: str) -> Tensor:
     return (F.silu(a) if act == "silu" else F.gelu(a) if act == "gelu" else a) * b
 
 
+def looked_up(ids: Tensor, table: Tensor) -> Tensor:
+    """Rows of `table` [V, D]; for V up to 512 its gradient is a product with one-hot rows."""
+    if on_triton(table) and ids.device == table.device and table.shape[0] <= 512 and ids.numel():
+        y: Tensor = TableRows.apply(ids, table)  # type: ignore[no-untyped-call]  # torch gives none
+        return y
+    return F.embedding(ids, table)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b over the last axis."""
+    if bias is not None and torch.is_grad_enabled() and on_triton(x, weight, bias) and x.numel():
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        y: Tensor = LinearRows.apply(x, weight, bias, dtype)  # type: ignore[no-untyped-call]  # torch gives no type
+        return y
+    return F.linear(x, weight, bias)
+
+
 def row_loss(z: Tensor, label: Tensor, ignore: int = -100) -> Tensor:
     """Mean cross-entropy in nats of logits z [N, V], labels [N]; `ignore` counts nowhere."""
-    if on_triton(z) and label.is_cuda and z.numel():
+    if on_triton(z) and label.device == z.device and z.numel():
         loss: Tensor = LossRows.apply(z, label, ignore)  # type: ignore[no-untyped-call]  # torch gives no type
         return loss
     return F.cross_entropy(z, label, ignore_index=ignore)
@@ -85,3 +106,5 @@ def row_loss(z: Tensor, label: Tensor, ignore: int = -100) -> Tensor:
 
 NORMED: tuple[Callable[..., Any], ...] = (on_triton, *NORM_KERNELS, norm_dtype, normed, sum_normed)
 GATED: tuple[Callable[..., Any], ...] = (on_triton, *GATE_KERNELS, gated)
+LOOKED_UP: tuple[Callable[..., Any], ...] = (on_triton, *TABLE_KERNELS, looked_up)
+AFFINE: tuple[Callable[..., Any], ...] = (on_triton, *BIAS_KERNELS, affine)

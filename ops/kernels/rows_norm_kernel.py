@@ -233,7 +233,8 @@ def lines_summed(parts: Tensor) -> Tensor:
     lines, width = parts.shape
     out = parts.new_empty(width)
     tall = min(512, triton.next_power_of_2(lines))
-    sum_lines[(triton.cdiv(width, 16),)](parts, out, lines, width, tall, 16, num_warps=4)
+    wide = 16 if tall > 64 else 64
+    sum_lines[(triton.cdiv(width, wide),)](parts, out, lines, width, tall, wide, num_warps=4)
     return out
 
 

@@ -8,9 +8,9 @@ Cost: D dim + dim parameters; 2 D dim FLOPs per vector.
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
+from ops.kernels.rows import AFFINE, affine
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -21,7 +21,7 @@ class Linear(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return affine(x, self.weight, self.bias)
 
 
 def _shape(x: TensorType, dim: int, bias: bool) -> TensorType:
@@ -46,4 +46,5 @@ OP = Op(
     init=_init,
     cost=_cost,
     causal=True,
+    uses=AFFINE,
 )

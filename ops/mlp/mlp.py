@@ -10,9 +10,9 @@ Paper: Vaswani et al. 2017, arXiv:1706.03762, section 3.3 (with relu; gelu here,
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Flag, Float, Word
+from ops.kernels.rows import AFFINE, affine
 from ops.mlp.common import mlp_shape
 from ops.spec import Cost, Op, TensorType
 
@@ -25,7 +25,8 @@ class MLP(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.act(self.up(x)), self.down.weight, self.down.bias)
+        hidden = self.act(affine(x, self.up.weight, self.up.bias))
+        return affine(hidden, self.down.weight, self.down.bias)
 
 
 def _hidden(x: TensorType, mult: float) -> int:
@@ -53,5 +54,6 @@ OP = Op(
     init=_init,
     cost=_cost,
     causal=True,
+    uses=AFFINE,
     paper="arXiv:1706.03762",
 )

@@ -12,9 +12,9 @@ Cost: D N + N parameters; 2 D N FLOPs, per token for a language model.
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Flag
+from ops.kernels.rows import AFFINE, affine
 from ops.spec import Cost, Mismatch, Op, TensorType, need
 
 
@@ -27,7 +27,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if not self.per_token:
             x = self.pool(x, mask)
-        return F.linear(x, self.weight, self.bias)
+        return affine(x, self.weight, self.bias)
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if x.dim() == 4:
@@ -84,4 +84,5 @@ OP = Op(
     causal=lambda x, bias, target: _per_token(target),
     mask="end",
     needs=("target",),
+    uses=AFFINE,
 )

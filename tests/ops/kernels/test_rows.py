@@ -5,10 +5,19 @@ import torch
 from torch import Tensor
 
 from ops.kernels import rows
-from ops.kernels.rows import gated, norm_dtype, normed, row_loss, sum_normed
+from ops.kernels.rows import (
+    affine,
+    gated,
+    looked_up,
+    norm_dtype,
+    normed,
+    row_loss,
+    sum_normed,
+)
 from ops.kernels.rows_gate_kernel import GateRows
 from ops.kernels.rows_loss_kernel import LossRows
 from ops.kernels.rows_norm_kernel import NormRows, norm_backward
+from ops.kernels.rows_table_kernel import LinearRows, TableRows, bias_gradient, table_gradient
 from tests.ops.kernels.equal import DEVICE, check, made_by, random
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
@@ -116,6 +125,36 @@ def test_an_ignored_row_may_hold_what_it_likes_and_no_label_gives_nan() -> None:
     assert bool(LossRows.apply(z, label, -100).isnan())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_the_gradient_of_a_table_adds_up_the_rows_of_each_id(dtype: torch.dtype) -> None:
+    """More tokens than a tile, ids that never come, a vocabulary that is no multiple of a tile."""
+    ids = torch.randint(50, (3, 67), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    check(
+        lambda table: TableRows.apply(ids, table),
+        lambda table: looked_up(ids, table),
+        [random(70, 24, dtype=dtype)],
+    )
+    dy = random(201, 24).detach()
+    exact = torch.zeros(70, 24, dtype=torch.float64, device=DEVICE)
+    exact.index_add_(0, ids.flatten(), dy.double())
+    for config in ((1, 64, 64, 64, 4), (8, 16, 16, 16, 4)):
+        found = table_gradient(ids.flatten(), dy, 70, config)
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_a_linear_map_with_a_bias_equals_its_specification(dtype: torch.dtype) -> None:
+    check(
+        lambda x, w, b: LinearRows.apply(x, w, b, dtype),
+        affine,
+        [random(2, 77, 12, dtype=dtype), random(40, 12, dtype=dtype), random(40, dtype=dtype)],
+        1e-5 if dtype == torch.float32 else None,
+    )
+    dy = random(201, 40).detach()
+    for config in ((1, 16, 16, 4), (9, 16, 64, 4)):
+        torch.testing.assert_close(bias_gradient(dy, config), dy.sum(0), rtol=1e-5, atol=1e-5)
+
+
 def test_under_autocast_a_norm_writes_the_type_of_the_matmul_that_follows() -> None:
     x, weight = torch.zeros(2, 3), torch.ones(3)
     assert norm_dtype(x, weight) == torch.float32
@@ -135,10 +174,17 @@ def test_the_public_functions_launch_the_kernels(monkeypatch: pytest.MonkeyPatch
         made_by(normed(x, weight, None, EPS)),
         made_by(sum_normed(x, x, weight, None, EPS)[1]),
         made_by(gated(x, "silu")),
+        made_by(looked_up(label, weight[None].expand(5, 24))),
+        made_by(affine(x, x, weight[:3])),
     ]
-    assert names == ["NormRowsBackward", "NormRowsBackward", "GateRowsBackward"]
-    if DEVICE == "cuda":
-        assert made_by(row_loss(x, label)) == "LossRowsBackward"
+    assert names == [
+        "NormRowsBackward",
+        "NormRowsBackward",
+        "GateRowsBackward",
+        "TableRowsBackward",
+        "LinearRowsBackward",
+    ]
+    assert made_by(row_loss(x, label)) == "LossRowsBackward"
 
 
 @pytest.mark.gpu
