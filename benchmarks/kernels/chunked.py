@@ -255,9 +255,10 @@ def sweep(name: str, mode: str) -> None:
     profiled(f"{name} {mode}", run, parts, best)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--sweep", default="lightning-4096-64")
+def sweeps(text: str, default: str, sweep: Callable[[str, str], None]) -> None:
+    """The command line of an engine's sweep; `text` is its module's docstring."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("--sweep", default=default, help="names of rows, with commas")
     parser.add_argument("--mode", choices=("fwd", "bwd"))
     arguments = parser.parse_args()
     modes = [arguments.mode] if arguments.mode else ["fwd", "bwd"]
@@ -266,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sweeps(str(__doc__), "lightning-4096-64", sweep)

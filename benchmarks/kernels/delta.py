@@ -6,8 +6,6 @@ Least bytes: forward reads q, k, v, b (and g), writes o; backward reads q, k, v,
 dk, dv. Least FLOPs: the recurrence itself, 6 K V a token and head forward.
 """
 
-import argparse
-import itertools
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernels.chunked import GATED_BACKWARD, descend, profiled, timer
+from benchmarks.kernels.chunked import GATED_BACKWARD, descend, profiled, sweeps, timer
 from benchmarks.kernels.harness import Row
 from ops.kernels.delta import chunked_delta
 from ops.kernels.delta_launch import delta_config, delta_triton
@@ -130,15 +128,5 @@ def sweep(name: str, mode: str) -> None:
     profiled(f"{name} {mode}", run, parts, best)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--sweep", default="delta-4096-64")
-    parser.add_argument("--mode", choices=("fwd", "bwd"))
-    arguments = parser.parse_args()
-    modes = [arguments.mode] if arguments.mode else ["fwd", "bwd"]
-    for name, mode in itertools.product(arguments.sweep.split(","), modes):
-        sweep(name, mode)
-
-
 if __name__ == "__main__":
-    main()
+    sweeps(str(__doc__), "delta-4096-64", sweep)

@@ -7,8 +7,6 @@ has at its start. Least bytes: forward reads q, k, v, g and writes o; backward r
 and writes dq, dk, dv, dg. Least FLOPs: the recurrence itself.
 """
 
-import argparse
-import itertools
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernels.chunked import descend, profiled, timer
+from benchmarks.kernels.chunked import descend, profiled, sweeps, timer
 from benchmarks.kernels.harness import Row
 from ops.kernels.diagonal import chunked_diagonal
 from ops.kernels.diagonal_launch import diagonal_config, diagonal_triton
@@ -126,15 +124,5 @@ def sweep(name: str, mode: str) -> None:
     profiled(f"{name} {mode}", run, parts, best)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--sweep", default="gla-4096-64")
-    parser.add_argument("--mode", choices=("fwd", "bwd"))
-    arguments = parser.parse_args()
-    modes = [arguments.mode] if arguments.mode else ["fwd", "bwd"]
-    for name, mode in itertools.product(arguments.sweep.split(","), modes):
-        sweep(name, mode)
-
-
 if __name__ == "__main__":
-    main()
+    sweeps(str(__doc__), "gla-4096-64", sweep)

@@ -1,14 +1,10 @@
-"""The Triton chunked recurrence against its float64 reference: outputs, states, every gradient.
-
-On a CPU the kernels run under Triton's interpreter in fp32; on a GPU in bf16 too, and larger.
-"""
+"""The Triton chunked recurrence against its float64 reference: outputs, states, every gradient."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from ops.kernels import chunked
 from ops.kernels.chunked import chunked_decay
@@ -16,13 +12,19 @@ from ops.kernels.chunked import chunked_decay
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
 from ops.kernels.chunked_launch import decay_config, decay_triton
-
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-gpu = pytest.mark.gpu
-needs_gpu = pytest.mark.skipif(not CUDA, reason="no CUDA device")
-# ||out - ref|| / ||ref||; three tf32 products make an fp32 one on the GPU
-LIMIT = {torch.float32: 2e-5 if CUDA else 3e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+from tests.ops.kernels.recurrence import (
+    DEVICE,
+    LIMIT,
+    calls_of,
+    errors,
+    gap,
+    gpu,
+    launched,
+    needs_gpu,
+    poisoned,
+    resets_are_exact,
+    right,
+)
 
 
 @dataclass(frozen=True)
@@ -54,42 +56,14 @@ class Problem:
         rows = self.batch * self.heads
         return decay_config(self.length, rows, self.key, self.value, wide) | dict(self.config)
 
+    def kernel(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        return decay_triton(*parts, config=self.sizes())
 
-def gap(actual: Tensor, exact: Tensor) -> float:
-    got, want = actual.detach().double().cpu(), exact.detach().cpu()
-    found = float((got - want).norm() / want.norm().clamp_min(1e-30))
-    return found if found == found else float("inf")
-
-
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that the launches allocate starts as NaN."""
-    empty = Tensor.new_empty
-
-    def filled(x: Tensor, *size: int, **options: torch.dtype) -> Tensor:
-        return empty(x, *size, **options).fill_(float("nan"))
-
-    monkeypatch.setattr(Tensor, "new_empty", filled)
-
-
-def errors(problem: Problem, inputs: list[Tensor] | None = None) -> dict[str, float]:
-    """The relative error of o, the last state and the gradient of each input."""
-    exact = [x.clone().requires_grad_() for x in inputs or problem.inputs()]
-    exact[3].requires_grad_(problem.gated)
-    types = [problem.dtype] * 3 + [torch.float32] * 2
-    low = [
-        x.detach().to(DEVICE, t).requires_grad_(x.requires_grad)
-        for x, t in zip(exact, types, strict=False)
-    ]
-    want = chunked_decay(*exact)
-    state = low[4] if problem.state else None
-    got = decay_triton(*low[:4], state, config=problem.sizes())
-    seeds = [torch.randn_like(x.cpu()).to(DEVICE) for x in got]
-    wanted = [x for x in exact if x.requires_grad]
-    want_grads = torch.autograd.grad(want, wanted, [s.double().cpu() for s in seeds])
-    got_grads = torch.autograd.grad(got, [x for x in low if x.requires_grad], seeds)
-    names = ["o", "last", "dq", "dk", "dv", *(["dg"] if problem.gated else []), "dstate"]
-    pairs = zip([*got, *got_grads], [*want, *want_grads], strict=True)
-    return {n: gap(a, e) for n, (a, e) in zip(names, pairs, strict=False)}
+    def errors(self, inputs: list[Tensor] | None = None) -> dict[str, float]:
+        names = ("q", "k", "v", "g", "state")
+        fixed = () if self.gated else (3,)
+        given = inputs or self.inputs()
+        return errors(self.kernel, chunked_decay, given, self.dtype, names, fixed)
 
 
 SMALL = [
@@ -107,8 +81,7 @@ def test_outputs_and_gradients_of_ragged_problems(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned(monkeypatch)
-    found = errors(problem)
-    assert max(found.values()) <= LIMIT[problem.dtype], found
+    right(problem.errors(), problem.dtype)
 
 
 def test_a_reset_spoils_no_decay_behind_it() -> None:
@@ -117,14 +90,8 @@ def test_a_reset_spoils_no_decay_behind_it() -> None:
     inputs = problem.inputs()
     inputs[3] *= 0.05
     inputs[3][:, :, 20] = -1e5
-    found = errors(problem, inputs)
-    assert max(found.values()) <= LIMIT[problem.dtype], found
-    low = [x.to(DEVICE, torch.float32) for x in inputs]
-    y, last = decay_triton(*low, config=problem.sizes())
-    low[3][:, :, 20] = float("-inf")
-    same, again = decay_triton(*low, config=problem.sizes())
-    assert torch.equal(y, same)
-    assert torch.equal(last, again)
+    right(problem.errors(inputs), problem.dtype)
+    resets_are_exact(problem.kernel, inputs, 3)
 
 
 def test_strong_decay_has_finite_gradients() -> None:
@@ -153,14 +120,7 @@ def test_inputs_of_a_fused_projection_are_read_in_place() -> None:
 def test_the_public_function_takes_the_kernel_where_it_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls: list[torch.Size] = []
-
-    def counted(*parts: Tensor) -> tuple[Tensor, Tensor]:
-        calls.append(parts[0].shape)
-        return parts[2], parts[2]
-
-    monkeypatch.setattr(chunked, "decay_triton", counted)
-    monkeypatch.setattr(chunked, "on_triton", lambda *x: True)
+    calls = calls_of(monkeypatch, chunked, "decay_triton")
     q, k, v, g, _ = Problem(5, 16, 16).inputs()
     chunked_decay(q, k, v, g)
     assert calls == [q.shape]
@@ -194,10 +154,7 @@ LARGE = [
 @pytest.mark.parametrize("problem", LARGE, ids=str)
 def test_larger_problems_on_the_device(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch)
-    found = errors(problem)
-    dg = found.pop("dg", 0.0)  # a difference of two sums of products: five times the rounding
-    assert max(found.values()) <= LIMIT[problem.dtype], found
-    assert dg <= 5 * LIMIT[problem.dtype], dg
+    right(problem.errors(), problem.dtype)
 
 
 @gpu
@@ -205,10 +162,7 @@ def test_larger_problems_on_the_device(problem: Problem, monkeypatch: pytest.Mon
 def test_an_ops_forward_and_backward_launch_the_kernels() -> None:
     q, k, v, g, _ = (x.to(DEVICE, torch.bfloat16) for x in Problem(700, 64, 64).inputs())
     q.requires_grad_()
-    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
-        chunked_decay(q, k, v, g)[0].sum().backward()
-        torch.cuda.synchronize()
-    names = {e.key for e in seen.key_averages()}
+    names = launched(lambda: chunked_decay(q, k, v, g)[0].sum().backward())
     assert {"decay_sums", "decay_scan", "decay_read", "decay_grads"} <= names
 
 

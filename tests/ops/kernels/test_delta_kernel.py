@@ -1,7 +1,4 @@
-"""The Triton delta rule against its float64 reference: outputs, states, every gradient.
-
-On a CPU the kernels run under Triton's interpreter in fp32; on a GPU in bf16 too, and larger.
-"""
+"""The Triton delta rule against its float64 reference: outputs, states, every gradient."""
 
 from dataclasses import dataclass
 
@@ -9,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from ops.kernels import delta
 from ops.kernels.delta import chunked_delta
@@ -17,7 +13,17 @@ from ops.kernels.delta import chunked_delta
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
 from ops.kernels.delta_launch import delta_config, delta_triton
-from tests.ops.kernels.test_chunked_kernel import DEVICE, LIMIT, gap, gpu, needs_gpu, poisoned
+from tests.ops.kernels.recurrence import (
+    DEVICE,
+    calls_of,
+    errors,
+    gpu,
+    launched,
+    needs_gpu,
+    poisoned,
+    resets_are_exact,
+    right,
+)
 
 
 @dataclass(frozen=True)
@@ -48,27 +54,14 @@ class Problem:
         first = [torch.randn(b, h, self.key, self.value).double()] if self.state else []
         return [q, k, v, torch.rand(b, h, t).double(), g.double(), *first]
 
+    def kernel(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        return delta_triton(*parts, config=self.sizes())
 
-def errors(problem: Problem, inputs: list[Tensor] | None = None) -> dict[str, float]:
-    """The relative error of o, the last state and the gradient of each input."""
-    exact = [x.clone().requires_grad_() for x in inputs or problem.inputs()]
-    exact[4].requires_grad_(problem.gated)
-    low = [
-        x.detach().to(DEVICE, problem.dtype if n < 3 else torch.float32)
-        for n, x in enumerate(exact)
-    ]
-    for x, e in zip(low, exact, strict=True):
-        x.requires_grad_(e.requires_grad)
-    want = chunked_delta(*exact)
-    state = low[5] if problem.state else None
-    got = delta_triton(*low[:5], state, config=problem.sizes())
-    seeds = [torch.randn_like(x.cpu()).to(DEVICE) for x in got]
-    wanted = [x for x in exact if x.requires_grad]
-    want_grads = torch.autograd.grad(want, wanted, [s.double().cpu() for s in seeds])
-    got_grads = torch.autograd.grad(got, [x for x in low if x.requires_grad], seeds)
-    names = ["o", "last", "dq", "dk", "dv", "db", *(["dg"] if problem.gated else []), "dstate"]
-    pairs = zip([*got, *got_grads], [*want, *want_grads], strict=True)
-    return {n: gap(a, e) for n, (a, e) in zip(names, pairs, strict=False)}
+    def errors(self, inputs: list[Tensor] | None = None) -> dict[str, float]:
+        names = ("q", "k", "v", "b", "g", "state")
+        fixed = () if self.gated else (4,)
+        given = inputs or self.inputs()
+        return errors(self.kernel, chunked_delta, given, self.dtype, names, fixed)
 
 
 SMALL = [
@@ -85,8 +78,7 @@ def test_outputs_and_gradients_of_ragged_problems(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned(monkeypatch)
-    found = errors(problem)
-    assert max(found.values()) <= LIMIT[problem.dtype], found
+    right(problem.errors(), problem.dtype)
 
 
 def test_a_reset_spoils_no_decay_behind_it() -> None:
@@ -94,27 +86,14 @@ def test_a_reset_spoils_no_decay_behind_it() -> None:
     inputs = problem.inputs()
     inputs[4] *= 0.05
     inputs[4][:, :, 20] = -1e5
-    found = errors(problem, inputs)
-    assert max(found.values()) <= LIMIT[problem.dtype], found
-    low = [x.to(DEVICE, torch.float32) for x in inputs]
-    y, last = delta_triton(*low)
-    low[4][:, :, 20] = float("-inf")
-    same, again = delta_triton(*low)
-    assert torch.equal(y, same)
-    assert torch.equal(last, again)
+    right(problem.errors(inputs), problem.dtype)
+    resets_are_exact(problem.kernel, inputs, 4)
 
 
 def test_the_public_function_takes_the_kernel_where_it_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls: list[torch.Size] = []
-
-    def counted(*parts: Tensor) -> tuple[Tensor, Tensor]:
-        calls.append(parts[0].shape)
-        return parts[2], parts[2]
-
-    monkeypatch.setattr(delta, "delta_triton", counted)
-    monkeypatch.setattr(delta, "on_triton", lambda *x: True)
+    calls = calls_of(monkeypatch, delta, "delta_triton")
     q, k, v, beta, g, _ = Problem(5, 16, 16).inputs()
     chunked_delta(q, k, v, beta, g)
     assert calls == [q.shape]
@@ -145,8 +124,7 @@ LARGE = [
 @pytest.mark.parametrize("problem", LARGE, ids=str)
 def test_larger_problems_on_the_device(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch)
-    found = errors(problem)
-    assert max(found.values()) <= 2 * LIMIT[problem.dtype], found
+    right(problem.errors(), problem.dtype, scale=2)
 
 
 @gpu
@@ -154,8 +132,5 @@ def test_larger_problems_on_the_device(problem: Problem, monkeypatch: pytest.Mon
 def test_an_ops_forward_and_backward_launch_the_kernels() -> None:
     q, k, v, beta, g, _ = (x.to(DEVICE, torch.bfloat16) for x in Problem(700, 64, 64).inputs())
     q.requires_grad_()
-    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
-        chunked_delta(q, k, v, beta, g)[0].sum().backward()
-        torch.cuda.synchronize()
-    names = {e.key for e in seen.key_averages()}
+    names = launched(lambda: chunked_delta(q, k, v, beta, g)[0].sum().backward())
     assert {"delta_solve", "delta_walk", "delta_back", "delta_grads"} <= names

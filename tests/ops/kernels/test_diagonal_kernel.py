@@ -1,14 +1,10 @@
-"""The Triton recurrence with a decay for every channel against its float64 reference.
-
-On a CPU the kernels run under Triton's interpreter in fp32; on a GPU in bf16 too, and larger.
-"""
+"""The Triton recurrence with a decay for every channel against its float64 reference."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from ops.kernels import diagonal
 from ops.kernels.diagonal import chunked_diagonal
@@ -16,7 +12,17 @@ from ops.kernels.diagonal import chunked_diagonal
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
 from ops.kernels.diagonal_launch import diagonal_config, diagonal_triton
-from tests.ops.kernels.test_chunked_kernel import CUDA, DEVICE, LIMIT, gap, gpu, needs_gpu, poisoned
+from tests.ops.kernels.recurrence import (
+    DEVICE,
+    calls_of,
+    errors,
+    gpu,
+    launched,
+    needs_gpu,
+    poisoned,
+    resets_are_exact,
+    right,
+)
 
 
 @dataclass(frozen=True)
@@ -46,27 +52,13 @@ class Problem:
         rows = self.batch * self.heads
         return diagonal_config(self.length, rows, self.key, self.value, wide) | dict(self.config)
 
+    def kernel(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        return diagonal_triton(*parts, config=self.sizes())
 
-def errors(problem: Problem, inputs: list[Tensor] | None = None) -> dict[str, float]:
-    """The relative error of o, the last state and the gradient of each input."""
-    exact = [x.clone().requires_grad_() for x in inputs or problem.inputs()]
-    types = [problem.dtype] * 3 + [torch.float32] * 2
-    low = [x.detach().to(DEVICE, t).requires_grad_() for x, t in zip(exact, types, strict=False)]
-    want = chunked_diagonal(*exact)
-    got = diagonal_triton(*low, config=problem.sizes())
-    seeds = [torch.randn_like(x.cpu()).to(DEVICE) for x in got]
-    want_grads = torch.autograd.grad(want, exact, [s.double().cpu() for s in seeds])
-    got_grads = torch.autograd.grad(got, low, seeds)
-    names = ["o", "last", "dq", "dk", "dv", "dg", "dstate"]
-    pairs = zip([*got, *got_grads], [*want, *want_grads], strict=True)
-    return {n: gap(a, e) for n, (a, e) in zip(names, pairs, strict=False)}
-
-
-def right(found: dict[str, float], dtype: torch.dtype) -> None:
-    """dg is a difference of two sums of products: five times the rounding."""
-    dg = found.pop("dg")
-    assert max(found.values()) <= LIMIT[dtype], found
-    assert dg <= 5 * LIMIT[dtype], dg
+    def errors(self, inputs: list[Tensor] | None = None) -> dict[str, float]:
+        names = ("q", "k", "v", "g", "state")
+        given = inputs or self.inputs()
+        return errors(self.kernel, chunked_diagonal, given, self.dtype, names)
 
 
 SMALL = [
@@ -81,12 +73,12 @@ def test_outputs_and_gradients_of_ragged_problems(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned(monkeypatch)
-    right(errors(problem), problem.dtype)
+    right(problem.errors(), problem.dtype)
 
 
 def test_gates_too_strong_for_one_piece_are_exact() -> None:
     """16 tokens of -20 on average are e^-320: neither factor of a whole chunk would be finite."""
-    right(errors(Problem(40, 16, 16, strength=40.0)), torch.float32)
+    right(Problem(40, 16, 16, strength=40.0).errors(), torch.float32)
 
 
 def test_a_reset_spoils_no_decay_behind_it() -> None:
@@ -94,26 +86,14 @@ def test_a_reset_spoils_no_decay_behind_it() -> None:
     inputs = problem.inputs()
     inputs[3] *= 0.05
     inputs[3][:, :, 20, ::2] = -1e5
-    right(errors(problem, inputs), torch.float32)
-    low = [x.to(DEVICE, torch.float32) for x in inputs]
-    y, last = diagonal_triton(*low, config=problem.sizes())
-    low[3][:, :, 20, ::2] = float("-inf")
-    same, again = diagonal_triton(*low, config=problem.sizes())
-    assert torch.equal(y, same)
-    assert torch.equal(last, again)
+    right(problem.errors(inputs), torch.float32)
+    resets_are_exact(problem.kernel, inputs, 3)
 
 
 def test_the_public_function_takes_the_kernel_where_it_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls: list[torch.Size] = []
-
-    def counted(*parts: Tensor) -> tuple[Tensor, Tensor]:
-        calls.append(parts[0].shape)
-        return parts[2], parts[2]
-
-    monkeypatch.setattr(diagonal, "diagonal_triton", counted)
-    monkeypatch.setattr(diagonal, "on_triton", lambda *x: True)
+    calls = calls_of(monkeypatch, diagonal, "diagonal_triton")
     q, k, v, g, _ = Problem(5, 16, 16).inputs()
     chunked_diagonal(q, k, v, g)
     assert calls == [q.shape]
@@ -144,17 +124,13 @@ LARGE = [
 @pytest.mark.parametrize("problem", LARGE, ids=str)
 def test_larger_problems_on_the_device(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch)
-    right(errors(problem), problem.dtype)
+    right(problem.errors(), problem.dtype)
 
 
 @gpu
 @needs_gpu
 def test_an_ops_forward_and_backward_launch_the_kernels() -> None:
-    assert CUDA
     q, k, v, g, _ = (x.to(DEVICE, torch.bfloat16) for x in Problem(700, 64, 64).inputs())
     g.requires_grad_()
-    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
-        chunked_diagonal(q, k, v, g)[0].sum().backward()
-        torch.cuda.synchronize()
-    names = {e.key for e in seen.key_averages()}
+    names = launched(lambda: chunked_diagonal(q, k, v, g)[0].sum().backward())
     assert {"diagonal_sums", "diagonal_scan", "diagonal_read", "diagonal_grads"} <= names
