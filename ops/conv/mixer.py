@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Int
+from ops.kernels.mixing import SHORT, short_conv
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -23,8 +24,7 @@ class ConvMixer(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen: Tensor = self.conv(F.pad(x.mT, (self.kernel - 1, 0)))
-        y: Tensor = self.out(F.silu(seen.mT))
+        y: Tensor = self.out(short_conv(x, self.conv.weight, None, True))
         return y
 
     def init_state(self, batch: int, length: int) -> Tensor:
@@ -55,5 +55,6 @@ OP = Op(
     cost=_cost,
     causal=True,
     state=True,
+    uses=SHORT,
     paper="arXiv:2312.00752",
 )

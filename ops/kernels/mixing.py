@@ -3,9 +3,15 @@
 Shapes: activations [B, T, D], heads [B, H, T, K]. Padded places hold zeros in what they pass on.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ops.kernels.dispatch import on_triton
+from ops.kernels.short_kernel import SHORT_KERNELS, ShortRows
 
 
 def heads_first(x: Tensor, heads: int) -> Tensor:
@@ -34,6 +40,23 @@ def shifted(x: Tensor) -> Tensor:
     return F.pad(x[:, :-1], (0, 0, 1, 0))
 
 
+def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, act: bool) -> Tensor:
+    """The depthwise causal convolution of x [B, T, D] with weight [D, 1, J], and silu if `act`.
+
+    On a GPU a kernel serves up to 16 taps; under autocast it writes autocast's type.
+    """
+    taps = weight.shape[-1]
+    given = [w for w in (weight, bias) if w is not None]
+    if on_triton(x, *given) and taps <= 16 and x.numel():
+        dtype = torch.promote_types(x.dtype, weight.dtype)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        served: Tensor = ShortRows.apply(x, weight, bias, act, dtype)  # type: ignore[no-untyped-call]  # torch gives no type
+        return served
+    y = F.conv1d(F.pad(x.mT, (taps - 1, 0)), weight, bias, groups=x.shape[-1]).mT
+    return F.silu(y) if act else y
+
+
 class ShortConv(nn.Module):
     """silu of a depthwise causal convolution [B, T, D]; `tail` holds the last kernel - 1 inputs."""
 
@@ -43,7 +66,7 @@ class ShortConv(nn.Module):
         self.conv = nn.Conv1d(dim, dim, kernel, groups=dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.conv(F.pad(x.mT, (self.kernel - 1, 0))).mT)
+        return short_conv(x, self.conv.weight, self.conv.bias, True)
 
     def tail(self, batch: int) -> Tensor:
         weight = self.conv.weight
@@ -55,4 +78,9 @@ class ShortConv(nn.Module):
         return F.silu(y if self.conv.bias is None else y + self.conv.bias), recent[:, 1:]
 
 
-MIXING = (heads_first, heads_last, head_norm, blank, shifted, ShortConv)
+# What an op lists in `uses`: a short convolution; all that stands here.
+SHORT: tuple[Callable[..., Any], ...] = (on_triton, *SHORT_KERNELS, short_conv)
+MIXING: tuple[Callable[..., Any], ...] = (
+    *(heads_first, heads_last, head_norm, blank, shifted),
+    *(*SHORT, ShortConv),
+)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from grammar.domain import Flag, Int
 from ops.kernels.delta import DELTA, chunked_delta, delta_flops, delta_step
-from ops.kernels.mixing import ShortConv, blank, head_norm, heads_first, heads_last
+from ops.kernels.mixing import SHORT, ShortConv, blank, head_norm, heads_first, heads_last
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -85,6 +85,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(heads_first, heads_last, head_norm, blank, ShortConv, *DELTA),
+    uses=(heads_first, heads_last, head_norm, blank, *SHORT, ShortConv, *DELTA),
     paper="arXiv:2406.06484",
 )

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Flag, Float, Int
 from ops.kernels.delta import DELTA, chunked_delta, delta_flops, delta_step
-from ops.kernels.mixing import ShortConv, blank, head_norm, heads_first, heads_last
+from ops.kernels.mixing import SHORT, ShortConv, blank, head_norm, heads_first, heads_last
 from ops.linear.common import head_width
 from ops.spec import Cost, Op, TensorType, need
 
@@ -124,6 +124,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(heads_first, heads_last, head_norm, blank, ShortConv, *DELTA),
+    uses=(heads_first, heads_last, head_norm, blank, *SHORT, ShortConv, *DELTA),
     paper="arXiv:2412.06464",
 )
