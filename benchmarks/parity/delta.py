@@ -158,7 +158,7 @@ def rwkv6_pairs() -> Iterator[Pair]:
 
     normed = lambda x: F.layer_norm(x, (DIM,))  # noqa: E731  # theirs norms its input
     peer = "rwkv, its v6 layer in fp32"
-    yield Pair("rwkv6(expand_k=1)", peer, lambda x: ours(normed(x)), by_row(alone))
+    yield Pair("rwkv6(expand_k=1)", peer, lambda x: ours(normed(x)), by_row(alone), layer=ours)
 
 
 def rwkv7_pairs() -> Iterator[Pair]:
@@ -170,7 +170,7 @@ def rwkv7_pairs() -> Iterator[Pair]:
         maps = [(m.up.bias, m.down.weight.mT, m.up.weight.mT) for m in low]
         gate = (ours.gate.down.weight.mT, ours.gate.up.weight.mT)
         square = [z.weight.mT for z in (ours.receptance, ours.key, ours.value, ours.out)]
-        # theirs has r w k v a g, ours r k v g w a; gradients of mixes are not theirs to give
+        # theirs has r w k v a g, ours r k v g w a, and writes into what their gradient would need
         mixes = [ours.mix[i].detach() for i in (0, 4, 1, 2, 5, 3)]
         values = torch.randn(2, 40, DIM, dtype=torch.float64)
 
@@ -195,7 +195,7 @@ def rwkv7_pairs() -> Iterator[Pair]:
             return y
 
         name = "rwkv7(first=@lead.v)" if first else "rwkv7"
-        yield Pair(name, "rwkv, its v7 layer", mine, peer)
+        yield Pair(name, "rwkv, its v7 layer", mine, peer, layer=ours)
 
 
 def rwkv7_loop_pairs() -> Iterator[Pair]:

@@ -88,7 +88,8 @@ def lightning_pairs() -> Iterator[Pair]:
         ("transnormer_attn(lrpe=none)", TransNormerAttention(DIM, HEADS, False).double()),
     ):
         weights = layer.qkvu if isinstance(layer, Lightning) else layer.mix
-        copy([(weights.weight[: 3 * DIM], minimax_rows(other))])
+        gate = weights.weight[3 * DIM :].clone()
+        copy([(weights.weight, torch.cat([minimax_rows(other), gate]))])
         copy([(layer.slopes, other.slope_rate.flatten())])
 
         def peer(x: Tensor, layer: Any = layer, weights: nn.Linear = weights) -> Tensor:

@@ -45,17 +45,18 @@ def peer_memory(ours: NeuralMemory, depth: int, chunk: int) -> Any:
         mem_model_norm_add_residual=False,
     )
     theirs = theirs.double()
-    q, k, v = ours.qkv.weight.chunk(3)
-    for name, weight in (("queries", q), ("keys", k), ("values", v)):
+    rows = []
+    for name in ("queries", "keys", "values"):
         linear = nn.Linear(DIM, DIM, bias=False).double()
-        copy([(linear.weight, weight)])
+        nn.init.normal_(linear.weight, std=0.3)
+        rows.append(linear.weight)
         act = nn.SiLU() if name == "values" else SiluUnit(heads)
         setattr(theirs, f"to_{name}", nn.Sequential(linear, act))
-    rows = zip(ours.gates.weight.chunk(3), ours.gates.bias.chunk(3), strict=True)
-    names = ("to_decay_factor", "to_momentum", "to_adaptive_step")
-    for name, (weight, bias) in zip(names, rows, strict=True):
-        copy([(getattr(theirs, name)[0].weight, weight), (getattr(theirs, name)[0].bias, bias)])
-    copy(list(zip(theirs.memory_model_parameters, ours.start, strict=True)))
+    gates = [theirs.to_decay_factor[0], theirs.to_momentum[0], theirs.to_adaptive_step[0]]
+    copy([(ours.qkv.weight, torch.cat(rows))])
+    copy([(ours.gates.weight, torch.cat([g.weight for g in gates]))])
+    copy([(ours.gates.bias, torch.cat([g.bias for g in gates]))])
+    copy(list(zip(ours.start, theirs.memory_model_parameters, strict=True)))
     theirs.retrieve_gate, theirs.combine_heads = None, nn.Identity()
     return theirs
 

@@ -30,8 +30,7 @@ from ops.recurrent.min_lstm import MinLSTM
 
 
 def by_float(theirs: nn.Module) -> Function:
-    """Called in fp32: it makes fp32 tables of its own."""
-    theirs.float()
+    """Called in fp32."""
     return lambda x: theirs(x.float()).double()
 
 
@@ -47,7 +46,7 @@ def gmlp_pairs() -> Iterator[Pair]:
         theirs = fill(block(dim=DIM, dim_ff=48, seq_len=LENGTH, causal=causal))
         ours = GatingMLP(DIM, 24, causal, LENGTH).double()
         same([(ours.up, theirs.proj_in[0]), (ours.down, theirs.proj_out)])
-        ours.norm.load_state_dict(theirs.sgu.norm.state_dict())
+        same([(ours.norm, theirs.sgu.norm)])
         copy([(ours.spatial, theirs.sgu.weight[0]), (ours.bias, theirs.sgu.bias.mT)])
         yield Pair(f"gmlp{'(causal)' * causal}", "g-mlp-pytorch", ours, theirs)
 
@@ -77,10 +76,11 @@ def attention_free_pairs() -> Iterator[Pair]:
         rows = [theirs.to_q, theirs.to_k, theirs.to_v]
         for layer in (*rows, theirs.project):
             layer.bias.data.zero_()
+        theirs.float()  # it makes fp32 tables of its own
         copy([(ours.qkv.weight, torch.cat([z.weight for z in rows]))])
         copy([(ours.out.weight, theirs.project.weight)])
         if kind != "simple":
-            copy([(theirs.wbias, ours.left @ ours.right.mT)])
+            theirs.wbias.data.copy_(ours.left @ ours.right.mT)
         yield Pair(f"aft(kind={kind})", "aft-pytorch in fp32", ours, by_float(theirs))
 
 
@@ -94,7 +94,7 @@ def expert_pairs() -> Iterator[Pair]:
     copy([(ours.router, theirs.gate.weight)])
     copy([(ours.gate_up, theirs.experts.gate_up_proj.mT)])
     copy([(ours.down, theirs.experts.down_proj.mT)])
-    yield Pair("moe", "transformers Mixtral", lambda x: ours(x)[0], theirs)
+    yield Pair("moe", "transformers Mixtral", lambda x: ours(x)[0], theirs, layer=ours)
     balance = part(base, "load_balancing_loss_func")
 
     def loss(x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def expert_pairs() -> Iterator[Pair]:
         value: Tensor = balance((logits,), 6, 2).to(x.dtype) / 2  # theirs sums over the slots
         return value
 
-    yield Pair("moe, balance loss", "transformers Mixtral", lambda x: ours(x)[1], loss)
+    yield Pair("moe, balance loss", "transformers Mixtral", lambda x: ours(x)[1], loss, layer=ours)
 
 
 def gated_pairs() -> Iterator[Pair]:

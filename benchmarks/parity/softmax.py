@@ -2,7 +2,7 @@
 
     python -m benchmarks.parity.softmax
 
-Peers: torch; transformers (4.57), x-transformers (2.31), entmax (1.3), linformer (0.2.3),
+Peers: torch; transformers (5.24), x-transformers (2.31), entmax (1.3), linformer (0.2.3),
 nystrom-attention (0.0.14), reformer-pytorch (1.4.4). A peer that is not installed is named and left
 out; the exit code is 1 if any pair differs without an explanation. Everything in float64;
 transformers and x-transformers compute angles and softmax in float32, hence the tolerance of 1e-5.
@@ -49,24 +49,18 @@ def causal_bias(length: int) -> Tensor:
 
 
 def torch_pairs() -> Iterator[Pair]:
-    theirs = fill(nn.MultiheadAttention(DIM, HEADS, batch_first=True))
     for zero in (False, True):
+        theirs = fill(nn.MultiheadAttention(DIM, HEADS, batch_first=True, add_zero_attn=zero))
         ours = SoftmaxAttention(DIM, HEADS, bias=True, sink="one" if zero else "none").double()
         weight, bias = theirs.in_proj_weight, theirs.in_proj_bias
         copy([(ours.q.weight, weight[:DIM]), (ours.kv.weight, weight[DIM:])])
-        copy(
-            [
-                (torch.as_tensor(ours.q.bias), bias[:DIM]),
-                (torch.as_tensor(ours.kv.bias), bias[DIM:]),
-            ]
-        )
-        ours.out.load_state_dict(theirs.out_proj.state_dict())
-        other = fill(nn.MultiheadAttention(DIM, HEADS, batch_first=True, add_zero_attn=zero))
+        copy([(ours.q.bias, bias[:DIM]), (ours.kv.bias, bias[DIM:])])
+        copy([(ours.out.weight, theirs.out_proj.weight), (ours.out.bias, theirs.out_proj.bias)])
         yield Pair(
             "softmax_attn(bias, sink=one)" if zero else "softmax_attn(bias)",
             "torch MultiheadAttention" + (" add_zero_attn" if zero else ""),
             ours.alone,
-            lambda x, other=other: other(x, x, x, need_weights=False)[0],
+            lambda x, theirs=theirs: theirs(x, x, x, need_weights=False)[0],
         )
 
 

@@ -69,7 +69,7 @@ def routing_pairs() -> Iterator[Pair]:
 
         name = f"routing-transformer, count + {eps:g}, our norm"
         note = "a token's clusters are counted with 1e-5 more" if eps else ""
-        yield Pair("routing_attn", name, lambda x, ours=ours: ours(x)[0], peer, note)
+        yield Pair("routing_attn", name, lambda x, ours=ours: ours(x)[0], peer, note, ours)
 
 
 def sinkhorn_pairs() -> Iterator[Pair]:
@@ -90,7 +90,9 @@ def sinkhorn_pairs() -> Iterator[Pair]:
 
         note = "" if same else "theirs sorts the keys where the values belong"
         word = "v = k" if same else "v of its own"
-        yield Pair("sinkhorn_attn", f"sinkhorn-transformer, no noise, {word}", ours, peer, note)
+        name = f"sinkhorn-transformer, no noise, {word}"
+        # with its defect the sorted values' gradient goes to the keys: only W_o is comparable
+        yield Pair("sinkhorn_attn", name, ours, peer, note, ours.out)
 
 
 def native_pairs() -> Iterator[Pair]:
