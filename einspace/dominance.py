@@ -12,6 +12,7 @@ efficient approach to nondominated sorting"): the same ranks with fewer comparis
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -20,7 +21,7 @@ Point: TypeAlias = Sequence[float]
 
 def dominates(first: Point, second: Point) -> bool:
     """Whether `first` is nowhere larger than `second` and somewhere smaller."""
-    return all(a <= b for a, b in zip(first, second, strict=True)) and tuple(first) != tuple(second)
+    return all(map(operator.le, first, second)) and tuple(first) != tuple(second)
 
 
 def fronts(points: Sequence[Point]) -> list[list[int]]:

@@ -124,7 +124,7 @@ class Typing:
         outs = out if isinstance(out, tuple) else (out,)
         refs = (*xs, *(ref for group in ordered.values() for ref in group))
         roles = tuple(name for name, group in ordered.items() for _ in group)
-        exports = len(row.signature.exports)
+        exports = len(self._signatures[op].exports)
         depth = self._deeper(refs, op, site)
         term = Term(
             op, params, constructor, refs, roles, outs, site.module, cost, causal, exports, depth
@@ -219,7 +219,7 @@ class Typing:
     def export(self, value: object, name: str, site: Site) -> object:
         if isinstance(value, Ref) and value.term.op in self.table:
             row = self.table[value.term.op]
-            known = row.signature.exports
+            known = self._signatures[row.name].exports
             if name in known:
                 if why := row.hides(**value.term.args) if row.hides else "":
                     raise refuse(f"'{row.name}' exports nothing here: {why}", site.node)

@@ -4,6 +4,7 @@ Run as `python -m search.worker` with a `WorkerSpec` as JSON on standard input; 
 standard output is its `Ending` as JSON. It holds no MLflow handle, and dies with its parent.
 """
 
+import gc
 import json
 import math
 import signal
@@ -131,6 +132,8 @@ def run_worker(
     strategy, space = find_strategy(setup.strategy), search_frame(setup, task)
     with Evaluator(task, threads=spec.threads, device=spec.device) as evaluator:
         evaluator.ready()  # Warm before the first trial's clock starts.
+        ledger.table()
+        gc.freeze()  # What is there stays: no collection walks it while a proposal is made.
         score, proposer = _filtered(strategy, setup, task, evaluator)
         while not stop.told:
             if spec.deadline is not None and time.time() >= spec.deadline:

@@ -18,6 +18,7 @@ trials, the records), then ask with both suggestions, one report and question of
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import math
@@ -109,6 +110,7 @@ def records(place: Frame, count: int) -> list[TrialRecord]:
 def proposal(name: str, place: Frame, table: Sequence[TrialRecord], rounds: int) -> Cost:
     """What `rounds` proposals of a strategy cost that has just been made."""
     strategy, rows, spent = find(name), list(table[: -(rounds // 2)]), []
+    gc.freeze()  # as a worker does before its first trial
     for _ in range(rounds):
         number, known = len(rows), tuple(rows)
         start = time.process_time()

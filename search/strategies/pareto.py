@@ -13,7 +13,8 @@ A pruned trial stands with the objectives it had when it was stopped.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -56,6 +57,9 @@ def leading(points: Sequence[Point], count: int) -> list[int]:
     return [int(i) for i in np.flatnonzero(kept[which])]
 
 
+Seen: TypeAlias = dict[int, tuple[TrialRecord, Point | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A trial with its (rank, minus crowding distance), the smaller the better."""
@@ -70,21 +74,34 @@ class Pareto:
 
     population: int = 20
     crossover: float = 0.5
+    _known: tuple[Seen, Seen] = field(
+        default_factory=lambda: ({}, {}), compare=False, repr=False
+    )  # by number, of minimising and of maximising
 
     def members(self, table: Sequence[TrialRecord], *, maximize: bool) -> list[Member]:
         """The population, best first; seeds given as text have no trace and cannot be changed."""
-        rows = [
-            (trial, point)
-            for trial in table
-            if trial.status in ("ok", "pruned") and trial.trace
-            if (point := trial.point(maximize=maximize)) is not None
-        ]
+        rows = self._placed(table, maximize)
         if len(rows) > self.population:
             rows = [rows[i] for i in leading([p for _, p in rows], self.population)]
         ranked = zip((t for t, _ in rows), standing([p for _, p in rows]), strict=True)
         members = [Member(trial, by) for trial, by in ranked]
         members.sort(key=lambda m: (m.standing, m.trial.number))
         return members[: self.population]
+
+    def _placed(
+        self, table: Sequence[TrialRecord], maximize: bool
+    ) -> list[tuple[TrialRecord, Point]]:
+        """The trials that may breed, with their points; a record seen before is not read again."""
+        known, found = self._known[maximize], []
+        for trial in table:
+            seen = known.get(trial.number)
+            if seen is None or seen[0] is not trial:
+                able = trial.status in ("ok", "pruned") and trial.trace
+                point = trial.point(maximize=maximize) if able else None
+                known[trial.number] = seen = trial, point
+            if seen[1] is not None:
+                found.append((trial, seen[1]))
+        return found
 
     def parent(self, alive: Sequence[Member], rng: random.Random) -> Member:
         """The winner of a binary tournament, the first drawn at a tie."""
