@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ops.kernels.dispatch import on_triton
 from ops.kernels.sparse_launch import SPARSE_KERNELS, SparseTriton
@@ -26,7 +27,8 @@ class SparsePattern:
     see all. With `bounds`, int32 [B or 1, 4, T]: lo and hi of rows, then the first row that sees a
     column and the end of the stretch of rows that do; `spans`, int32 [B or 1, 4]: head, and x0, x1,
     y: rows x0 <= i < x1 see all columns j < y besides. With `step` d only keys with d | i - j are
-    seen, and back and ahead count in steps.
+    seen, and back and ahead count in steps. With `table`, uint8 [B or 1, H or 1, U, V], and
+    `segment`, int32 [2, T], of the segments of queries and keys: only where it is not 0.
     """
 
     def __init__(
@@ -40,18 +42,20 @@ class SparsePattern:
         step: int = 1,
         bounds: Tensor | None = None,
         spans: Tensor | None = None,
+        table: Tensor | None = None,
+        segment: Tensor | None = None,
     ) -> None:
         self.band = (back, ahead, least, top, head)
         self.step, self.bounds, self.spans = step, bounds, spans
-        self.table: Tensor | None = None
-        self.segment: Tensor | None = None
+        self.table, self.segment = table, segment
         self.lists: tuple[Tensor, ...] | None = None
-        self.part = 0
+        self.part, self.aligned, self.exact = 0, False, False
         self.low = bounds is not None or back < 2**30
         self.headed = head > 0 or spans is not None
         self.extra = top > 0 or spans is not None
-        self.last_first = bounds is None and back >= 2**30 and ahead < 2**30
-        self.short = bounds is None and back + ahead < 2048
+        free = bounds is None and table is None
+        self.last_first = free and back >= 2**30 and ahead < 2**30
+        self.short = free and back + ahead < 2048
 
     def seen(self, length: int, device: torch.device) -> Tensor:
         """Bool [B or 1, H or 1, T, T]."""
@@ -66,8 +70,10 @@ class SparsePattern:
         else:
             lo, hi = self.bounds[:, 0, :, None], self.bounds[:, 1, :, None]
             seen = (j < hi) & ((j >= lo) | (j < self.spans[:, :1, None]))
-        same = (place[:, None] - place) % self.step == 0
-        return (seen & same).reshape(-1, 1, length, length)
+        seen = (seen & ((place[:, None] - place) % self.step == 0)).reshape(-1, 1, length, length)
+        if self.table is not None and self.segment is not None:
+            seen = seen & self.table.bool()[:, :, self.segment[0]][..., self.segment[1]]
+        return seen
 
 
 def sparse_documents(
@@ -105,6 +111,58 @@ def sparse_documents(
     bounds = torch.stack([lo, hi, first, last], 1).to(torch.int32)
     spans = torch.stack([head, x0, x1, x0], 1).to(torch.int32)
     return SparsePattern(bounds=bounds, spans=spans)
+
+
+def sparse_blocks(
+    table: Tensor, rows: int | Tensor, columns: int | Tensor, length: int, *, causal: bool
+) -> SparsePattern:
+    """Query segment u sees key segment v where `table` bool [B or 1, H or 1, U, V] says so (and, if
+    `causal`, keys up to the query). `rows`, `columns`: the size of all segments, or int [T], rising:
+    the segment of every token. The lists of tiles are made here, without waiting for the device.
+    """
+    place = torch.arange(length, device=table.device)
+    which = [place // s if isinstance(s, int) else s for s in (rows, columns)]
+    part = 128 if all(isinstance(s, int) and s % 128 == 0 for s in (rows, columns)) else 64
+    count = -(-length // part)
+    edge = [
+        (s[::part], s[(torch.arange(1, count + 1, device=s.device) * part - 1).clamp_max(length - 1)])
+        for s in which
+    ]
+    (u0, u1), (v0, v1) = edge
+    sums = F.pad(table.cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32), (1, 0, 1, 0))
+    lower, upper = sums[:, :, u0], sums[:, :, u1 + 1]
+    seen = upper[..., v1 + 1] - upper[..., v0] - lower[..., v1 + 1] + lower[..., v0]
+    tile = torch.arange(count, device=table.device)
+    inside = (tile + 1) * part <= length
+    whole = (seen == (u1 - u0 + 1)[:, None] * (v1 - v0 + 1)) & inside[:, None] & inside
+    some = seen > 0
+    if causal:
+        some = some & (tile[:, None] >= tile)
+        whole = whole & (tile[:, None] > tile)
+    pattern = SparsePattern(
+        ahead=0 if causal else 2**30,
+        table=table.to(torch.uint8).contiguous(),
+        segment=torch.stack(which).to(torch.int32),
+    )
+    pattern.part, pattern.aligned = part, isinstance(columns, int) and columns % part == 0
+    pattern.exact = pattern.aligned and isinstance(rows, int) and rows % part == 0
+    pattern.lists = (*tile_lists(some, whole), *tile_lists(some.mT, whole.mT))
+    return pattern
+
+
+def tile_lists(some: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """(how many are whole and how many in all, [.., N, 2]; their numbers, whole ones first) of the
+    tiles that are seen, of those seen whole, bool [.., N, N]."""
+    whole = whole & some
+    partial = some & ~whole
+    first = whole.sum(-1, keepdim=True)
+    spare = some.shape[-1]
+    behind = torch.where(partial, first + partial.cumsum(-1) - 1, spare)
+    slot = torch.where(whole, whole.cumsum(-1) - 1, behind)
+    numbers = torch.arange(spare, device=some.device, dtype=torch.int32).expand_as(slot)
+    lists = numbers.new_zeros(*some.shape[:-1], spare + 1).scatter(-1, slot, numbers)
+    counts = torch.cat([first, some.sum(-1, keepdim=True)], -1).to(torch.int32)
+    return counts, lists
 
 
 def sparse_reference(
@@ -174,6 +232,8 @@ SPARSE: tuple[Callable[..., Any], ...] = (
     on_triton,
     SparsePattern,
     sparse_documents,
+    sparse_blocks,
+    tile_lists,
     sparse_reference,
     sparse_attention,
 )

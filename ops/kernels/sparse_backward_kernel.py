@@ -41,7 +41,7 @@ if triton is not None:
 
     @triton.jit
     def sparse_weights(
-        s, i, j, lo, hi, lse, where, seen_by, logit, partial, flags: tl.constexpr
+        s, i, j, j0, lo, hi, lse, where, seen_by, logit, partial, flags: tl.constexpr
     ):  # fmt: skip
         """(p, z') of scores s; lse in units of log 2, +inf in a row that sees nothing."""
         n, r, step = where[2], where[3], where[4]
@@ -49,8 +49,8 @@ if triton is not None:
         p = tl.exp2(z * c - lse)
         if partial:
             seen = sparse_sees(
-                i, j, n, lo, hi, seen_by[0], r, step, seen_by[1], seen_by[2], seen_by[3],
-                seen_by[4], flags[0], flags[1], flags[2],
+                i, j, j0, n, lo, hi, seen_by[0], r, step, seen_by[1], seen_by[2], seen_by[3],
+                seen_by[4], flags[0], flags[1], flags[2], flags[6],
             )  # fmt: skip
             p = tl.where(seen, p, 0.0)
         bend = 1.0
@@ -73,7 +73,7 @@ if triton is not None:
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
         j = start + tl.arange(0, N)[None, :]
         hi = tl.minimum(rows[1], end)
-        p, bend = sparse_weights(s, i, j, rows[0], hi, lse, where, seen_by, logit, partial, flags)
+        p, bend = sparse_weights(s, i, j, start, rows[0], hi, lse, where, seen_by, logit, partial, flags)
         ds = p * (dp - delta) * bend
         return tl.dot(ds.to(q.dtype), k, dq, input_precision=PRECISION)
 
@@ -96,7 +96,7 @@ if triton is not None:
         if Real is not None:
             Real += b.to(tl.int64) * length
         if Table is not None:
-            Table += h * plan_at[6]
+            Table += b.to(tl.int64) * plan_at[9] + h.to(tl.int64) * plan_at[6]
         i = m0 + tl.arange(0, M)
         lo, hi = sparse_bounds(i, n, band, Bounds)
         if PART > 0:
@@ -189,7 +189,7 @@ if triton is not None:
 
     @triton.jit
     def sparse_keys_tile(
-        grads, k, v, j, place, Q, dOut, q_at, do_at, Lse, Delta, Bounds, band, where, h, seen_by,
+        grads, k, v, j, j0, place, Q, dOut, q_at, do_at, Lse, Delta, Bounds, band, where, h, seen_by,
         logit, partial, flags: tl.constexpr, D: tl.constexpr, M: tl.constexpr, WIDE: tl.constexpr,
         MASK: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
@@ -215,7 +215,7 @@ if triton is not None:
             lo, hi = sparse_bounds(i, n, band, Bounds)
             lo, hi = lo[None, :], hi[None, :]
         p, bend = sparse_weights(
-            s, i[None, :], j, lo, hi, lse[None, :], where, seen_by, logit, partial, flags
+            s, i[None, :], j, j0, lo, hi, lse[None, :], where, seen_by, logit, partial, flags
         )
         dv = tl.dot(p.to(q.dtype), do, dv, input_precision=PRECISION)
         dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
@@ -257,7 +257,8 @@ if triton is not None:
             seen_by = (head, Real, Segment, Table, plan_at[7])
             Named = Index
             if Table is not None:
-                seen_by = (head, Real, Segment, Table + h * plan_at[6], plan_at[7])
+                first = Table + b.to(tl.int64) * plan_at[9] + h.to(tl.int64) * plan_at[6]
+                seen_by = (head, Real, Segment, first, plan_at[7])
             if PART > 0:
                 Named = Index + b * plan_at[4] + h * plan_at[5] + n0 // PART * plan_at[8]
                 stretch = (0, n, 0, 0, 0)
@@ -271,13 +272,13 @@ if triton is not None:
                 for u in range(0, wholes):
                     place = sparse_place(sparse_whole(u, count), stretch, Named, M, PART // M)
                     grads = sparse_keys_tile(
-                        grads, k, v, j, place, Q, dOut, q_at, do_at, Lse + row, Delta + row, Bounds,
+                        grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row, Bounds,
                         band, where, h, seen_by, logit, False, flags, D, M, WIDE, False, PRECISION,
                     )  # fmt: skip
                 for u in range(0, count[3] - wholes):
                     place = sparse_place(sparse_partial(u, count), stretch, Named, M, PART // M)
                     grads = sparse_keys_tile(
-                        grads, k, v, j, place, Q, dOut, q_at, do_at, Lse + row, Delta + row, Bounds,
+                        grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row, Bounds,
                         band, where, h, seen_by, logit, True, flags, D, M, WIDE, True, PRECISION,
                     )  # fmt: skip
             else:
@@ -286,7 +287,7 @@ if triton is not None:
                     if LOOPS == "branch":
                         partial = (t >= count[0]) & ((t < count[1]) | (t >= count[2]))
                     grads = sparse_keys_tile(
-                        grads, k, v, j, sparse_place(t, stretch, Named, M, PART // M), Q, dOut,
+                        grads, k, v, j, n0, sparse_place(t, stretch, Named, M, PART // M), Q, dOut,
                         q_at, do_at, Lse + row, Delta + row, Bounds, band, where, h, seen_by, logit,
                         partial, flags, D, M, WIDE, True, PRECISION,
                     )  # fmt: skip

@@ -8,7 +8,8 @@ Where lo and hi come from is a `SparsePattern` (ops/kernels/sparse.py), kind by 
 
     band     lo_i = i - back, hi_i = max(i + ahead + 1, least); rows i < top see all: arithmetic
     bounds   lo and hi are read from int32 tables [B or 1, 4, T] (documents)
-    lists    a list of key blocks for each query block, whole ones first (random blocks)
+    lists    a list of key blocks for each query block, whole ones first; in the others `Table`
+             says by segments of tokens who sees whom (random blocks, chosen blocks)
 
 A program has BLOCK_M queries of one head and walks numbered tiles of BLOCK_N keys: those of the
 first `head` keys, then those from the block's least lo to its greatest hi; or its list. Tiles that
@@ -160,10 +161,11 @@ if triton is not None:
 
     @triton.jit
     def sparse_sees(
-        i, j, n, lo, hi, head, r, step, Real, Segment, Table, segments,
-        LOW: tl.constexpr, HEAD: tl.constexpr, SELF: tl.constexpr,
+        i, j, j0, n, lo, hi, head, r, step, Real, Segment, Table, segments,
+        LOW: tl.constexpr, HEAD: tl.constexpr, SELF: tl.constexpr, ALIGNED: tl.constexpr,
     ):  # fmt: skip
-        """Whether query i sees key j, both with a broadcast axis; lo and hi are those of i."""
+        """Whether query i sees key j, both with a broadcast axis; lo and hi are those of i. Keys
+        j0.. of a tile are of one segment where ALIGNED."""
         seen = j < hi
         if LOW and HEAD:
             seen = seen & ((j >= lo) | (j < head))
@@ -174,7 +176,10 @@ if triton is not None:
             seen = seen & (real | (i == j)) if SELF else seen & real
         if Table is not None:
             u = tl.load(Segment + tl.minimum(i, n - 1))
-            v = tl.load(Segment + tl.minimum(j, n - 1))
+            if ALIGNED:
+                v = tl.load(Segment + n + tl.minimum(j0, n - 1))
+            else:
+                v = tl.load(Segment + n + tl.minimum(j, n - 1))
             seen = seen & (tl.load(Table + u * segments + v) != 0)
         return seen
 
@@ -207,8 +212,8 @@ if triton is not None:
         if partial:
             hi = tl.minimum(rows[1], end)
             seen = sparse_sees(
-                i, j, n, rows[0], hi, seen_by[0], r, step, seen_by[1], seen_by[2], seen_by[3],
-                seen_by[4], flags[0], flags[1], flags[2],
+                i, j, start, n, rows[0], hi, seen_by[0], r, step, seen_by[1], seen_by[2],
+                seen_by[3], seen_by[4], flags[0], flags[1], flags[2], flags[6],
             )  # fmt: skip
             z = tl.where(seen, z, float("-inf"))
         higher = tl.maximum(top, tl.max(z, 1) * c)
@@ -237,7 +242,7 @@ if triton is not None:
         if Real is not None:
             Real += b.to(tl.int64) * length
         if Table is not None:
-            Table += h * plan_at[6]
+            Table += b.to(tl.int64) * plan_at[9] + h.to(tl.int64) * plan_at[6]
         i = m0 + tl.arange(0, M)
         lo, hi = sparse_bounds(i, n, band, Bounds)
         if PART > 0:

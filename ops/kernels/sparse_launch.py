@@ -85,8 +85,9 @@ def sparse_common(
     """What all kernels are given; `extras`: (real, slopes, sinks, scale, cap, own). Lists of side 0
     are the keys of query blocks, of side 1 the queries of key blocks."""
     real, slopes, _, scale, cap, own = extras
-    plan = [0] * 9
-    bounds, spans, table, segment = pattern.bounds, pattern.spans, pattern.table, pattern.segment
+    plan = [0] * 10
+    bounds, spans, segment = pattern.bounds, pattern.spans, pattern.segment
+    table = None if pattern.exact else pattern.table
     counts, index, part = None, None, 0
     if bounds is not None:
         plan[0], plan[1] = bounds.stride(0) * (bounds.shape[0] > 1), 4 * (spans.shape[0] > 1)
@@ -98,7 +99,8 @@ def sparse_common(
             plan[at + 1] = given.stride(1) * (given.shape[1] > 1)
         plan[8] = index.shape[-1]
     if table is not None:
-        plan[6], plan[7] = table.stride(0) * (table.shape[0] > 1), table.shape[-1]
+        plan[6], plan[7] = table.stride(1) * (table.shape[1] > 1), table.shape[-1]
+        plan[9] = table.stride(0) * (table.shape[0] > 1)
     heads, width = q.shape[1], q.shape[3]
     return {
         "sizes": (heads, heads // k.shape[1], q.shape[2], pattern.step),
@@ -121,6 +123,7 @@ def sparse_common(
             cap is not None,
             slopes is not None,
             pattern.extra,
+            pattern.aligned,
         ),
         "DILATED": pattern.step > 1,
         "D": width,
