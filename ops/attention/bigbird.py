@@ -16,13 +16,9 @@ import torch
 from torch import Tensor
 
 from grammar.domain import Int
-from ops.attention.engine import (
-    ENGINE,
-    ScoreAttention,
-    attention_cost,
-    attention_shape,
-    head_params,
-)
+from ops.attention.engine import attention_cost, attention_shape, head_params
+from ops.attention.pattern import PATTERN_ENGINE, PatternAttention
+from ops.kernels.sparse import SparsePattern, sparse_blocks
 from ops.spec import Op
 
 
@@ -34,7 +30,7 @@ def block_hash(u: Tensor, v: Tensor, seed: int) -> Tensor:
     return mixed % 2**20 * 2**20 + v
 
 
-class BigBirdAttention(ScoreAttention):
+class BigBirdAttention(PatternAttention):
     def __init__(
         self,
         dim: int,
@@ -60,12 +56,21 @@ class BigBirdAttention(ScoreAttention):
         least = rank.topk(self.random + 1, dim=-1).values[:, -1:]
         return free & (rank > least)
 
+    def blocks(self, u: Tensor, v: Tensor, count: int) -> Tensor:
+        """Which of the blocks v [1, M] the blocks u [N, 1] see."""
+        near = ((u - v).abs() <= 1) | (v < self.first) | (u < self.first)
+        return near | self.picked(u, count)[:, v[0]]
+
     def allowed(self, query: Tensor, key: Tensor) -> Tensor:
-        u, v = query // self.block, key // self.block
         count = -(-key.shape[-1] // self.block)
-        seen = ((u - v).abs() <= 1) | (v < self.first) | (u < self.first)
-        seen = seen | self.picked(u, count)[:, v[0]]
+        seen = self.blocks(query // self.block, key // self.block, count)
         return seen & (query >= key) if self.causal else seen
+
+    def pattern(self, place: Tensor) -> SparsePattern:
+        length = place.shape[0]
+        block = torch.arange(-(-length // self.block), device=place.device)
+        table = self.blocks(block[:, None], block[None], block.shape[0])[None, None]
+        return sparse_blocks(table, self.block, self.block, length, causal=self.causal)
 
 
 OP = Op(
@@ -83,6 +88,6 @@ OP = Op(
     needs=("seed",),
     mask="use",
     state=True,
-    uses=(*ENGINE, block_hash),
+    uses=(*PATTERN_ENGINE, block_hash),
     paper="arXiv:2007.14062",
 )

@@ -14,17 +14,13 @@ import torch
 from torch import Tensor
 
 from grammar.domain import Int
-from ops.attention.engine import (
-    ENGINE,
-    ScoreAttention,
-    attention_cost,
-    attention_shape,
-    head_params,
-)
+from ops.attention.engine import attention_cost, attention_shape, head_params
+from ops.attention.pattern import PATTERN_ENGINE, PatternAttention
+from ops.kernels.sparse import SparsePattern
 from ops.spec import Cost, Op, TensorType
 
 
-class DilatedAttention(ScoreAttention):
+class DilatedAttention(PatternAttention):
     def __init__(
         self,
         dim: int,
@@ -44,6 +40,10 @@ class DilatedAttention(ScoreAttention):
         else:
             near = gap.abs() <= self.window // 2 * self.dilation
         return near & (gap % self.dilation == 0)
+
+    def pattern(self, place: Tensor) -> SparsePattern:
+        back = self.window - 1 if self.causal else self.window // 2
+        return SparsePattern(back, 0 if self.causal else back, step=self.dilation)
 
     def cache_size(self, length: int) -> int:
         return min((self.window - 1) * self.dilation + 1, length)
@@ -72,6 +72,6 @@ OP = Op(
     causal=lambda x, causal, **_: causal,
     mask="use",
     state=True,
-    uses=ENGINE,
+    uses=PATTERN_ENGINE,
     paper="arXiv:2004.05150",
 )

@@ -13,20 +13,18 @@ Paper: Llama Team 2024, "The Llama 3 Herd of Models", arXiv:2407.21783, section 
 between documents of one sequence).
 """
 
+import torch
 from torch import Tensor
 
 from grammar.domain import Int
-from ops.attention.engine import (
-    ENGINE,
-    ScoreAttention,
-    attention_cost,
-    attention_shape,
-    head_params,
-)
+from ops.attention.engine import attention_cost, attention_shape, head_params
+from ops.attention.pattern import PATTERN_ENGINE, PatternAttention
+from ops.kernels.dispatch import on_triton
+from ops.kernels.sparse import sparse_documents
 from ops.spec import Cost, Input, Mismatch, Op, TensorType, need
 
 
-class DocumentAttention(ScoreAttention):
+class DocumentAttention(PatternAttention):
     def __init__(
         self, dim: int, heads: int, causal: bool = False, pos: str = "none", separator: int = 0
     ) -> None:
@@ -39,8 +37,14 @@ class DocumentAttention(ScoreAttention):
         ends = (ids == self.separator).long()
         if mask is not None:
             ends = ends * mask
-        doc = (ends.cumsum(-1) - ends)[:, None]
-        return self.merge(self.mix(x, mask, doc[..., None] == doc[:, :, None]))
+        doc = ends.cumsum(-1) - ends
+        place = torch.arange(x.shape[1], device=x.device)
+        q, k, v = self.project(x, x, place)
+        if on_triton(q, k, v):
+            pattern = sparse_documents(doc, "causal" if self.causal else "full")
+            return self.merge(self.walk(q, k, v, pattern, mask))
+        same = (doc[..., None] == doc[:, None])[:, None]
+        return self.merge(self.blend(q, k, v, place, mask, same))
 
     def init_state(  # type: ignore[override]  # more than the engine's own state
         self, batch: int, length: int
@@ -86,7 +90,7 @@ OP = Op(
     causal=lambda x, *_, causal, **__: causal,
     mask="use",
     state=True,
-    uses=ENGINE,
+    uses=PATTERN_ENGINE,
     paper="arXiv:2407.21783",
     example="tokens[64]: embed(dim=64) >> document_attn(heads=4, separator=0, ids=@x)",
 )

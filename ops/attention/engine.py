@@ -93,10 +93,21 @@ class ScoreAttention(nn.Module):
         keys = mask[:, None, None, :]
         return keys if pairs is None else pairs & keys
 
-    def mix(self, x: Tensor, mask: Tensor | None, pairs: Tensor | None = None) -> Tensor:
-        """The mixed values [B, H, T, K]; `pairs`: a further condition on which pairs count."""
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The mixed values [B, H, T, K]."""
         place = torch.arange(x.shape[1], device=x.device)
-        q, k, v = self.project(x, x, place)
+        return self.blend(*self.project(x, x, place), place, mask)
+
+    def blend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        place: Tensor,
+        mask: Tensor | None,
+        pairs: Tensor | None = None,
+    ) -> Tensor:
+        """The mixed values of q, k, v; `pairs`: a further condition on which pairs count."""
         query, key = place[:, None], place[None]
         seen = self.seen(query, key, mask)
         if pairs is not None:

@@ -11,17 +11,22 @@ figure 3 right ("causal with prefix").
 from torch import Tensor
 
 from grammar.domain import Int, Word
-from ops.attention.engine import ENGINE, ScoreAttention, attention_cost, attention_shape
+from ops.attention.engine import attention_cost, attention_shape
+from ops.attention.pattern import PATTERN_ENGINE, PatternAttention
+from ops.kernels.sparse import SparsePattern
 from ops.spec import Op
 
 
-class PrefixAttention(ScoreAttention):
+class PrefixAttention(PatternAttention):
     def __init__(self, dim: int, heads: int, prefix: int, pos: str = "none") -> None:
         super().__init__(dim, heads, True, pos)
         self.prefix = prefix
 
     def allowed(self, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) | (key < self.prefix)
+
+    def pattern(self, place: Tensor) -> SparsePattern:
+        return SparsePattern(ahead=0, least=self.prefix)
 
 
 OP = Op(
@@ -37,6 +42,6 @@ OP = Op(
     causal=lambda x, prefix, **_: prefix <= 1,
     mask="use",
     state=True,
-    uses=ENGINE,
+    uses=PATTERN_ENGINE,
     paper="arXiv:1910.10683",
 )

@@ -7,7 +7,8 @@ places count inside the cache, as when StreamingLLM decodes: the query stands at
 so that a sink stays at most z + w - 1 away (the window's distances are the true ones). Mask: keys
 at padding are left out (the sinks are the first places, padded or not). State: z + w keys and
 values at most (sinks, then a ring), and the position. Cost: 4 D^2 parameters; 8 T D^2 + 4 T^2 D
-FLOPs (all scores are computed; + 2 T z D for reindex). Paper: Xiao et al. 2023, "Efficient
+FLOPs (all scores are computed; + 2 T z D for reindex; on a GPU the engine computes those that are
+seen, unless reindexed). Paper: Xiao et al. 2023, "Efficient
 Streaming Language Models with Attention Sinks", arXiv:2309.17453, section 3.2. The trained sink
 without a token is `softmax_attn(sink=...)`.
 """
@@ -16,12 +17,14 @@ import torch
 from torch import Tensor
 
 from grammar.domain import Flag, Int, Word
-from ops.attention.engine import ENGINE, ScoreAttention, attention_cost, attention_shape
+from ops.attention.engine import attention_cost, attention_shape
+from ops.attention.pattern import PATTERN_ENGINE, PatternAttention
 from ops.kernels.positions import rotary
+from ops.kernels.sparse import SparsePattern
 from ops.spec import Cost, Mismatch, Op, TensorType
 
 
-class SinkAttention(ScoreAttention):
+class SinkAttention(PatternAttention):
     def __init__(
         self,
         dim: int,
@@ -37,6 +40,11 @@ class SinkAttention(ScoreAttention):
     def allowed(self, query: Tensor, key: Tensor) -> Tensor:
         gap = query - key
         return (gap >= 0) & ((key < self.sink) | (gap < self.window))
+
+    def pattern(self, place: Tensor) -> SparsePattern | None:
+        if self.reindex and self.sink > 0:
+            return None  # the sinks' scores turn with the query's place
+        return SparsePattern(back=self.window - 1, ahead=0, head=self.sink)
 
     def scores(self, q: Tensor, k: Tensor, gap: Tensor) -> Tensor:
         scores = super().scores(q, k, gap)
@@ -88,6 +96,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=ENGINE,
+    uses=PATTERN_ENGINE,
     paper="arXiv:2309.17453",
 )

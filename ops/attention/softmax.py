@@ -31,8 +31,10 @@ from torch.nn import functional as F
 
 from grammar.domain import Flag, Float, Int, Word
 from ops.attention.engine import ENGINE, ScoreAttention, attention_shape, split_heads
+from ops.kernels.dispatch import on_triton
 from ops.kernels.positions import meeting
 from ops.kernels.relative import by_gap, lrpe, t5_bucket, xpos_scale
+from ops.kernels.sparse import SPARSE, SparsePattern, sparse_attention
 from ops.spec import Cost, Input, Mismatch, Op, TensorType, need
 
 
@@ -124,17 +126,40 @@ class SoftmaxAttention(ScoreAttention):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y and the exports."""
         weights, lse = self.normal(scores, seen)
-        y = self.gated(weights @ self.every_head(v), x)
-        q = (q * self.scale).transpose(1, 2).flatten(2)
-        return y, q, k.transpose(1, 2).flatten(2), lse[..., 0].mT
+        return self.exported(x, q, k, weights @ self.every_head(v), lse[..., 0])
 
-    def meet(
-        self, x: Tensor, source: Tensor, keep: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """q, k, v, the gap of each pair and which pairs count."""
-        place = torch.arange(x.shape[1], device=x.device)
-        query, key = place[:, None], torch.arange(source.shape[1], device=x.device)[None]
-        return *self.project(x, source, place), query - key, self.seen(query, key, keep)
+    def exported(
+        self, x: Tensor, q: Tensor, k: Tensor, y: Tensor, lse: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y and the exports of mixed values and lse [B, heads, T]."""
+        q = (q * self.scale).transpose(1, 2).flatten(2)
+        return self.gated(y, x), q, k.transpose(1, 2).flatten(2), lse.mT
+
+    def pairs(self, x: Tensor, source: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The gap of each pair and which pairs count."""
+        query = torch.arange(x.shape[1], device=x.device)[:, None]
+        key = torch.arange(source.shape[1], device=x.device)[None]
+        return query - key, self.seen(query, key, keep)
+
+    def walk(
+        self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """The mixed values and lse by the sparse engine; None where it does not serve."""
+        known = self.pos in ("none", "rope", "xpos", "alibi") and q.shape[2] == k.shape[2]
+        if not (known and on_triton(q, k, v)):
+            return None
+        sinks = torch.zeros_like(q[0, :, 0, 0]) if self.sink_kind == "one" else self.sink
+        return sparse_attention(
+            q,
+            k,
+            v,
+            SparsePattern(ahead=0 if self.causal else 2**30),
+            scale=self.scale,
+            cap=self.cap,
+            slopes=self.slopes if self.pos == "alibi" else None,
+            sinks=sinks,
+            real=keep,
+        )
 
     def forward(  # type: ignore[override]  # another sequence, and exports
         self,
@@ -144,8 +169,12 @@ class SoftmaxAttention(ScoreAttention):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         source, keep = (x, mask) if kv is None else (kv, kv_mask)
-        q, k, v, gap, seen = self.meet(x, source, keep)
-        return self.finish(x, q, k, v, self.scores(q, k, gap), seen)
+        q, k, v = self.project(x, source, torch.arange(x.shape[1], device=x.device))
+        walked = self.walk(q, k, v, keep)
+        if walked is None:
+            gap, seen = self.pairs(x, source, keep)
+            return self.finish(x, q, k, v, self.scores(q, k, gap), seen)
+        return self.exported(x, q, k, *walked)
 
     def alone(
         self,
@@ -154,16 +183,18 @@ class SoftmaxAttention(ScoreAttention):
         kv_mask: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """y only, by torch's fused kernel unless cap or sink forbid it."""
+        """y only, by torch's fused kernel; with cap, sink, ALiBi or padding by the engine."""
         if self.cap is not None or self.sink_kind != "none":
             return self.forward(x, kv, kv_mask, mask)[0]
         source, keep = (x, mask) if kv is None else (kv, kv_mask)
+        q, k, v = self.project(x, source, torch.arange(x.shape[1], device=x.device))
         plain, seen, bias = keep is None, None, None
         fused = plain and self.pos not in ("alibi", "t5", "learned")
-        if fused:  # no table of pairs
-            q, k, v = self.project(x, source, torch.arange(x.shape[1], device=x.device))
-        else:
-            q, k, v, gap, seen = self.meet(x, source, keep)
+        walked = None if fused else self.walk(q, k, v, keep)
+        if walked is not None:
+            return self.gated(walked[0], x)
+        if not fused:
+            gap, seen = self.pairs(x, source, keep)
             bias = self.bias(gap, q)
             if bias is not None and seen is not None:
                 bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
@@ -295,7 +326,7 @@ OP = Op(
     returns=("y", "q", "k", "lse"),
     mask="use",
     state=True,
-    uses=(*ENGINE, t5_bucket, by_gap, xpos_scale, lrpe),
+    uses=(*ENGINE, *SPARSE, t5_bucket, by_gap, xpos_scale, lrpe),
     hides=_hides,
     paper="arXiv:1706.03762",
 )

@@ -3,8 +3,8 @@
     y_t = W_o concat_h sum_s softmax_s(q_t . k_s / sqrt(K)) v_s,   t - window < s <= t
 
 Causal. Shapes: x [B, T, D] -> [B, T, D], D = heads K. Computed in blocks of C = max(window, 32)
-queries against their own block and the one before: linear in T. `pos`: rotary on q and k by
-absolute place.
+queries against their own block and the one before, on a GPU by the sparse engine: linear in T.
+`pos`: rotary on q and k by absolute place.
 Mask: keys at padding are left out (a padded query sees itself only). State: a ring of the last R =
 min(window, length) keys and values, 2 [B, heads, R, K], and the position.
 Cost: 4 D^2 parameters; per sequence 8 T D^2 + 8 T' C D FLOPs, T' = T rounded up to C (4 T^2 D if C
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Int, Word
+from ops.kernels.dispatch import on_triton
 from ops.kernels.positions import ROTARY, rotary
+from ops.kernels.sparse import SPARSE, SparsePattern, sparse_attention
 from ops.spec import Cost, Mismatch, Op, TensorType, need, need_divides
 
 
@@ -39,6 +41,10 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         b, t, _ = x.shape
         q, k, v = self.project(x, torch.arange(t, device=x.device))
+        if on_triton(q, k, v):
+            pattern = SparsePattern(self.window - 1, 0)
+            y, _ = sparse_attention(q, k, v, pattern, real=mask, own=True)
+            return self.merge(y)
         size = min(max(self.window, 32), t)
         pad = -t % size
         count = (t + pad) // size
@@ -59,6 +65,11 @@ class WindowAttention(nn.Module):
         out: Tensor = self.out(y)
         return out
 
+    def merge(self, y: Tensor) -> Tensor:
+        """[B, heads, T, K] -> [B, T, D]."""
+        merged: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return merged
+
     def init_state(self, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         weight = self.out.weight
         width = weight.shape[0] // self.heads
@@ -75,7 +86,7 @@ class WindowAttention(nn.Module):
         values = values.index_copy(2, position % slots, v)
         filled = torch.arange(slots, device=x.device)[None] <= position
         y = F.scaled_dot_product_attention(q, keys, values, attn_mask=filled)
-        return self.out(y.transpose(1, 2).flatten(2)), (keys, values, position + 1)
+        return self.merge(y), (keys, values, position + 1)
 
 
 def _shape(x: TensorType, heads: int, window: int, pos: str) -> TensorType:
@@ -108,6 +119,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=ROTARY,
+    uses=(*ROTARY, *SPARSE),
     paper="arXiv:2004.05150",
 )

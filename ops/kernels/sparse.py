@@ -116,16 +116,19 @@ def sparse_documents(
 def sparse_blocks(
     table: Tensor, rows: int | Tensor, columns: int | Tensor, length: int, *, causal: bool
 ) -> SparsePattern:
-    """Query segment u sees key segment v where `table` bool [B or 1, H or 1, U, V] says so (and, if
-    `causal`, keys up to the query). `rows`, `columns`: the size of all segments, or int [T], rising:
-    the segment of every token. The lists of tiles are made here, without waiting for the device.
+    """Query segment u sees key segment v where `table` bool [B or 1, H or 1, U, V] says so, and, if
+    `causal`, keys up to the query. `rows`, `columns`: the size of all segments, or the segment of
+    every token, rising, int [T]. The lists of tiles are made here, without waiting for the device.
     """
     place = torch.arange(length, device=table.device)
     which = [place // s if isinstance(s, int) else s for s in (rows, columns)]
     part = 128 if all(isinstance(s, int) and s % 128 == 0 for s in (rows, columns)) else 64
     count = -(-length // part)
     edge = [
-        (s[::part], s[(torch.arange(1, count + 1, device=s.device) * part - 1).clamp_max(length - 1)])
+        (
+            s[::part],
+            s[(torch.arange(1, count + 1, device=s.device) * part - 1).clamp_max(length - 1)],
+        )
         for s in which
     ]
     (u0, u1), (v0, v1) = edge

@@ -73,7 +73,9 @@ if triton is not None:
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
         j = start + tl.arange(0, N)[None, :]
         hi = tl.minimum(rows[1], end)
-        p, bend = sparse_weights(s, i, j, start, rows[0], hi, lse, where, seen_by, logit, partial, flags)
+        p, bend = sparse_weights(
+            s, i, j, start, rows[0], hi, lse, where, seen_by, logit, partial, flags
+        )
         ds = p * (dp - delta) * bend
         return tl.dot(ds.to(q.dtype), k, dq, input_precision=PRECISION)
 
@@ -189,9 +191,9 @@ if triton is not None:
 
     @triton.jit
     def sparse_keys_tile(
-        grads, k, v, j, j0, place, Q, dOut, q_at, do_at, Lse, Delta, Bounds, band, where, h, seen_by,
-        logit, partial, flags: tl.constexpr, D: tl.constexpr, M: tl.constexpr, WIDE: tl.constexpr,
-        MASK: tl.constexpr, PRECISION: tl.constexpr,
+        grads, k, v, j, j0, place, Q, dOut, q_at, do_at, Lse, Delta, Bounds, band, where, h,
+        seen_by, logit, partial, flags: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
+        WIDE: tl.constexpr, MASK: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         """(dk, dv) of N keys with what one tile of queries of head h adds."""
         dk, dv = grads
@@ -272,14 +274,16 @@ if triton is not None:
                 for u in range(0, wholes):
                     place = sparse_place(sparse_whole(u, count), stretch, Named, M, PART // M)
                     grads = sparse_keys_tile(
-                        grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row, Bounds,
-                        band, where, h, seen_by, logit, False, flags, D, M, WIDE, False, PRECISION,
+                        grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row,
+                        Bounds, band, where, h, seen_by, logit, False, flags, D, M, WIDE, False,
+                        PRECISION,
                     )  # fmt: skip
                 for u in range(0, count[3] - wholes):
                     place = sparse_place(sparse_partial(u, count), stretch, Named, M, PART // M)
                     grads = sparse_keys_tile(
-                        grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row, Bounds,
-                        band, where, h, seen_by, logit, True, flags, D, M, WIDE, True, PRECISION,
+                        grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row,
+                        Bounds, band, where, h, seen_by, logit, True, flags, D, M, WIDE, True,
+                        PRECISION,
                     )  # fmt: skip
             else:
                 for t in range(0, count[3]):

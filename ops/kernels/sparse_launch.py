@@ -5,6 +5,9 @@ are a pure function of the shape class (`sparse_config`); every launch takes ano
 a sweep can try them. Nothing here waits for the device, so that a CUDA graph can capture all of it.
 """
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, type-arg, no-any-return"
+# (patterns come from above, and the parts of a launch are of many types)
+
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +28,7 @@ if triton is not None:
     from ops.kernels.sparse_kernel import sparse_forward
 
 
-def sparse_config(part: str, width: int, dtype: torch.dtype, short: bool) -> tuple[Any, ...]:
+def sparse_config(part: str, width: int, dtype: torch.dtype, short: bool) -> tuple:
     """(M, N, warps, stages, loops, descriptors) of a part: "forward", "queries", "keys".
 
     M queries and N keys a tile; `short`: a query sees few tiles (windows).
@@ -55,7 +58,7 @@ def sparse_strides(x: Tensor) -> tuple[int, int, int]:
     return x.stride(0), x.stride(1), x.stride(2)
 
 
-def sparse_source(x: Tensor, size: int, wide: int, descriptors: bool) -> tuple[Any, Any]:
+def sparse_source(x: Tensor, size: int, wide: int, descriptors: bool) -> tuple:
     """A tensor [B, H, T, D] as the kernels read it: (pointer, strides) or (descriptor, None)."""
     if not descriptors:
         return x, sparse_strides(x)
@@ -79,9 +82,7 @@ def sparse_tail(step: int, length: int, size: int) -> int:
     return blocks * step
 
 
-def sparse_common(
-    q: Tensor, k: Tensor, pattern: Any, extras: tuple[Any, ...], side: int
-) -> dict[str, Any]:
+def sparse_common(q: Tensor, k: Tensor, pattern, extras: tuple, side: int) -> dict:
     """What all kernels are given; `extras`: (real, slopes, sinks, scale, cap, own). Lists of side 0
     are the keys of query blocks, of side 1 the queries of key blocks."""
     real, slopes, _, scale, cap, own = extras
@@ -133,9 +134,7 @@ def sparse_common(
     }
 
 
-def sparse_settings(
-    part: str, q: Tensor, pattern: Any, extras: tuple[Any, ...], config: tuple[Any, ...] | None
-) -> tuple[Any, ...]:
+def sparse_settings(part: str, q: Tensor, pattern, extras: tuple, config: tuple | None) -> tuple:
     """The config of a part, fitted to padding and to the blocks of lists."""
     config = config or sparse_config(part, q.shape[3], q.dtype, pattern.short)
     m, n, warps, stages, loops, describe = config
@@ -150,9 +149,9 @@ def sparse_forward_run(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: Any,
-    extras: tuple[Any, ...],
-    config: tuple[Any, ...] | None = None,
+    pattern,
+    extras: tuple,
+    config: tuple | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(o, lse)."""
     b, h, t, d = q.shape
@@ -179,9 +178,9 @@ def sparse_queries_run(
     lse: Tensor,
     grad: Tensor,
     grad_lse: Tensor | None,
-    pattern: Any,
-    extras: tuple[Any, ...],
-    config: tuple[Any, ...] | None = None,
+    pattern,
+    extras: tuple,
+    config: tuple | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(dq, delta)."""
     b, h, t, _ = q.shape
@@ -206,9 +205,9 @@ def sparse_keys_run(
     lse: Tensor,
     grad: Tensor,
     delta: Tensor,
-    pattern: Any,
-    extras: tuple[Any, ...],
-    config: tuple[Any, ...] | None = None,
+    pattern,
+    extras: tuple,
+    config: tuple | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(dk, dv)."""
     b, few, t, _ = k.shape
@@ -230,7 +229,7 @@ class SparseTriton(torch.autograd.Function):
     """(o, lse) of sparse attention, differentiable in q, k, v and the logits of the sinks."""
 
     @staticmethod
-    def forward(ctx: Any, *parts: Any) -> Any:
+    def forward(ctx, *parts):
         q, k, v, sinks, pattern, real, slopes, scale, cap, own, configs = parts
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         extras = (real, slopes, sinks, scale, cap, own)
@@ -242,7 +241,7 @@ class SparseTriton(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx, *grads):
         grad, grad_lse = grads
         q, k, v, out, lse, sinks, real, slopes = ctx.saved_tensors
         pattern, scale, cap, own, configs = ctx.rest

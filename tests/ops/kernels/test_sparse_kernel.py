@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ops.kernels import sparse
-from ops.kernels.sparse import SparsePattern, sparse_attention, sparse_documents, sparse_reference
+from ops.kernels.sparse import (
+    SparsePattern,
+    sparse_attention,
+    sparse_blocks,
+    sparse_documents,
+    sparse_reference,
+    tile_lists,
+)
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
@@ -54,6 +61,29 @@ def patterns(t: int) -> Mapping[str, SparsePattern]:
         "last": sparse_documents(doc, "last"),
         "prefixes": sparse_documents(doc, "prefix", prefix=t // 8),
         "blocks": sparse_documents(doc, "blocks", block=t // 12),
+    }
+
+
+def random_blocks(t: int) -> Mapping[str, SparsePattern]:
+    """Lists by segments of many sizes: of whole tiles, of parts of tiles, of single queries."""
+    generator = torch.Generator().manual_seed(t)
+
+    def table(rows: int, columns: int, heads: int = 2) -> Tensor:
+        seen = torch.rand(1, heads, rows, columns, generator=generator) < 0.4
+        seen[..., : min(rows, columns), : min(rows, columns)] |= torch.eye(min(rows, columns)) > 0
+        return seen.to(DEVICE)
+
+    def count(block: int) -> int:
+        return -(-t // block)
+
+    sizes = torch.tensor([t // 5, t // 3, t - t // 5 - t // 3])
+    uneven = torch.repeat_interleave(torch.arange(3), sizes).to(DEVICE)
+    return {
+        "tiles": sparse_blocks(table(count(64), count(64)), 64, 64, t, causal=False),
+        "wide tiles": sparse_blocks(table(count(128), count(128), 1), 128, 128, t, causal=True),
+        "small": sparse_blocks(table(count(7), count(7)), 7, 7, t, causal=True),
+        "uneven": sparse_blocks(table(3, 3), uneven, uneven, t, causal=False),
+        "chosen": sparse_blocks(table(t, count(64)), 1, 64, t, causal=True),
     }
 
 
@@ -129,6 +159,23 @@ def test_outputs_and_gradients_of_every_pattern(name: str, monkeypatch: pytest.M
     assert max(found.values()) <= LIMIT[torch.float32], found
 
 
+@pytest.mark.parametrize("name", list(random_blocks(150)))
+def test_outputs_and_gradients_of_lists(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = random_blocks(150)[name]
+    poisoned(monkeypatch)
+    config = (64, 32, 4, 1, "branch" if name in ("small", "tiles") else "split", name == "uneven")
+    found = errors(pattern, t=150, config=config)
+    assert max(found.values()) <= LIMIT[torch.float32], found
+
+
+def test_lists_name_the_seen_tiles_whole_ones_first() -> None:
+    some = torch.tensor([[True, False, True, True], [False] * 4])
+    whole = torch.tensor([[False, True, False, True], [False] * 4])
+    counts, numbers = tile_lists(some, whole)
+    assert counts.tolist() == [[1, 3], [0, 0]]
+    assert numbers[0, :3].tolist() == [3, 0, 2]
+
+
 @pytest.mark.parametrize("t", [1, 15, 63])
 def test_short_and_ragged_sequences(t: int, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch)
@@ -202,6 +249,9 @@ def test_limits_of_the_patterns_are_causal_and_full() -> None:
     assert torch.equal(sparse_documents(one, "causal").seen(n, cpu), causal)
     assert torch.equal(sparse_documents(one, "full").seen(n, cpu), full)
     assert torch.equal(sparse_documents(one, "prefix", prefix=n).seen(n, cpu), full)
+    kept = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    assert torch.equal(sparse_blocks(kept, 16, 16, n, causal=False).seen(n, cpu), full)
+    assert torch.equal(sparse_blocks(kept, 16, 16, n, causal=True).seen(n, cpu), causal)
 
 
 def test_tensors_on_a_gpu_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +289,14 @@ def test_every_head_width_on_the_gpu(width: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", list(LOOPS))
 def test_every_pattern_on_the_gpu(name: str) -> None:
     found = errors(patterns(1500)[name], t=1500, width=64, dtype=torch.bfloat16)
+    assert max(found.values()) <= LIMIT[torch.bfloat16], found
+
+
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("name", list(random_blocks(150)))
+def test_pattern_of_lists_on_the_gpu(name: str) -> None:
+    found = errors(random_blocks(1500)[name], t=1500, width=64, dtype=torch.bfloat16)
     assert max(found.values()) <= LIMIT[torch.bfloat16], found
 
 
