@@ -24,8 +24,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.kernels.harness import Row
-from ops.kernels.sparse import SparsePattern, sparse_attention, sparse_documents
+from ops.kernels.sparse import (
+    SparsePattern,
+    sparse_attention,
+    sparse_blocks,
+    sparse_documents,
+)
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Predicate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # Short texts, share of documents by length in thousands of tokens (the benchmark's built-in table).
 LENGTHS = (0, 250, 500, 750, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 6000, 7000, 8000)
@@ -36,12 +42,12 @@ SHARES = (*SHARES, 0.0245, 0.0145, 0.0097, 0.0122, 0.0128, 0.0051, 0.0064)
 
 @dataclass(frozen=True)
 class Pattern:
-    """`engine(n)` and `predicate(n)` of sequences of n tokens say the same."""
+    """`engine` and `predicate` of (length, heads) say the same."""
 
-    engine: Callable[[int], SparsePattern]
-    predicate: Callable[[int], Predicate]
+    engine: Callable[[int, int], SparsePattern]
+    predicate: Callable[[int, int], Predicate]
     dense: str = ""  # "causal" or "full" where torch has a kernel without a mask
-    lengths: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    per_head: bool = False
     note: str = ""
 
 
@@ -68,7 +74,7 @@ def blocked_documents(n: int, block: int, seed: int = 42) -> Tensor:
 
 def _numbers(sizes: list[int]) -> Tensor:
     which = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return which[None].cuda() if torch.cuda.is_available() else which[None]
+    return which[None].to(DEVICE)
 
 
 def _starts(doc: Tensor) -> Tensor:
@@ -95,7 +101,9 @@ def band(**numbers: int) -> Predicate:
     return seen
 
 
-def packed(kind: str, make: Callable[[int], Tensor], prefix: int, block: int, n: int) -> Predicate:
+def packed(
+    kind: str, make: Callable[[int], Tensor], prefix: int, block: int, n: int, heads: int
+) -> Predicate:
     """Predicates on documents, from their numbers and starts."""
     doc = make(n)[0].contiguous()
     start, last = _starts(doc[None]), doc[-1].clone()
@@ -119,21 +127,68 @@ def packed(kind: str, make: Callable[[int], Tensor], prefix: int, block: int, n:
 
 
 def of_band(dense: str = "", **numbers: int) -> Pattern:
-    return Pattern(lambda n: SparsePattern(**numbers), lambda n: band(**numbers), dense)
+    return Pattern(lambda n, h: SparsePattern(**numbers), lambda n, h: band(**numbers), dense)
 
 
 def of_share(make: Callable[[int], dict[str, int]]) -> Pattern:
     """A band whose numbers depend on the length."""
-    return Pattern(lambda n: SparsePattern(**make(n)), lambda n: band(**make(n)))
+    return Pattern(lambda n, h: SparsePattern(**make(n)), lambda n, h: band(**make(n)))
 
 
 def of_documents(
     kind: str, make: Callable[[int], Tensor] = documents, prefix: int = 0, block: int = 1
 ) -> Pattern:
     return Pattern(
-        lambda n: sparse_documents(make(n), kind, prefix=prefix, block=block),
+        lambda n, h: sparse_documents(make(n), kind, prefix=prefix, block=block),
         partial(packed, kind, make, prefix, block),
     )
+
+
+@cache
+def kept_blocks(n: int, heads: int, block: int, rho: float, seed: int = 42) -> Tensor:
+    """Bool [1, H, N / b, N / b]: every block of queries keeps the share `rho` of random scores."""
+    count = -(-n // block)
+    scores = torch.rand(heads, count, count, generator=torch.Generator().manual_seed(seed))
+    best = scores.topk(max(1, int(rho * count)), -1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)[None].to(DEVICE)
+
+
+@cache
+def uneven_blocks(n: int, heads: int, mean: int, rho: float) -> tuple[Tensor, Tensor]:
+    """(block of every token [n], bool [1, H, S, S]): sizes from 128 on, pairs with chance rho."""
+    draw = random.Random(42)
+    sizes: list[int] = []
+    while sum(sizes) < n:
+        sizes.append(min(n - sum(sizes), draw.randint(128, 2 * mean - 128)))
+    chance = torch.rand(heads, len(sizes), len(sizes), generator=torch.Generator().manual_seed(42))
+    seen = (chance < rho) | torch.eye(len(sizes), dtype=torch.bool)  # no row is empty
+    return _numbers(sizes)[0], seen[None].to(DEVICE)
+
+
+def looked_up(table: Tensor, segment: Tensor) -> Predicate:
+    return lambda b, h, i, j: table[0, h, segment[i], segment[j]]
+
+
+def of_blocks(block: int, rho: float) -> Pattern:
+    return Pattern(
+        lambda n, h: sparse_blocks(kept_blocks(n, h, block, rho), block, block, n, causal=False),
+        lambda n, h: looked_up(
+            kept_blocks(n, h, block, rho), torch.arange(n, device=DEVICE) // block
+        ),
+        per_head=True,
+    )
+
+
+def of_uneven_blocks(mean: int, rho: float) -> Pattern:
+    def engine(n: int, heads: int) -> SparsePattern:
+        segment, table = uneven_blocks(n, heads, mean, rho)
+        return sparse_blocks(table, segment, segment, n, causal=False)
+
+    def predicate(n: int, heads: int) -> Predicate:
+        segment, table = uneven_blocks(n, heads, mean, rho)
+        return looked_up(table, segment)
+
+    return Pattern(engine, predicate, per_head=True)
 
 
 def thousands(n: int) -> Tensor:
@@ -146,7 +201,7 @@ def _spread(n: int) -> dict[str, int]:
 
 
 def patterns() -> Mapping[str, Pattern]:
-    """The four headline masks, the benchmark's static ones, and dilated windows."""
+    """The four headline masks, the benchmark's fourteen, and dilated windows."""
     return {
         "window 256": of_band(back=255, ahead=0),
         "window 256 sink 4": of_band(back=255, ahead=0, head=4),
@@ -167,52 +222,68 @@ def patterns() -> Mapping[str, Pattern]:
             "blocks", lambda n: blocked_documents(n, 1024), block=1024
         ),
         "dilated 256 by 4": of_band(back=255, ahead=0, step=4),
+        **{f"uniform block 64 rho {r}": of_blocks(64, r) for r in (0.2, 0.5)},
+        **{f"uniform block 128 rho {r}": of_blocks(128, r) for r in (0.1, 0.2, 0.5, 0.8)},
+        **{f"variable block {m} rho 0.2": of_uneven_blocks(m, 0.2) for m in (128, 256, 512, 1024)},
+        "variable block 512 rho 0.5": of_uneven_blocks(512, 0.5),
     }
 
 
 # -- rows ------------------------------------------------------------------------------------------
 
 SIZES = {1024: (16, 16), 4096: (4, 16), 16384: (1, 16), 65536: (1, 4)}
-SMALL = 3000
+SMALL = (3000, 2)  # tokens and heads of the inputs that are checked
 
 
 @cache
-def chosen(name: str, n: int) -> SparsePattern:
-    return patterns()[name].engine(n)
+def chosen(name: str, n: int, heads: int) -> SparsePattern:
+    return patterns()[name].engine(n, heads)
+
+
+def pairs(name: str, heads: int, query: Tensor, key: Tensor, n: int) -> Tensor:
+    """Bool [H or 1, queries, keys], from the predicate."""
+    pattern = patterns()[name]
+    h = torch.arange(heads if pattern.per_head else 1, device=query.device)
+    seen = pattern.predicate(n, heads)
+    return seen(torch.zeros_like(h[0]), h[:, None, None], query[:, None], key[None])
 
 
 @cache
-def allowed(name: str, n: int) -> Tensor:
-    """Bool [n, n] on the device, from the predicate."""
-    place = torch.arange(n, device="cuda")
-    zero = torch.zeros((), dtype=torch.long, device="cuda")
-    return patterns()[name].predicate(n)(zero, zero, place[:, None], place[None])
+def allowed(name: str, n: int, heads: int) -> Tensor:
+    """Bool [H or 1, n, n] on the device."""
+    place = torch.arange(n, device=DEVICE)
+    return pairs(name, heads, place, place, n).reshape(-1, n, n)
 
 
 @cache
-def area(name: str, n: int) -> int:
-    """How many pairs count, exactly."""
-    seen, place = patterns()[name].predicate(n), torch.arange(n, device="cuda")
-    zero = torch.zeros((), dtype=torch.long, device="cuda")
-    return sum(
-        int(seen(zero, zero, rows[:, None], place[None]).sum()) for rows in place.split(1024)
-    )
+def area(name: str, n: int, heads: int) -> float:
+    """How many pairs count, exactly; the mean of the heads."""
+    place = torch.arange(n, device=DEVICE)
+    counts = [
+        pairs(name, heads, rows, place, n).reshape(-1, len(rows), n).double().mean(0).sum()
+        for rows in place.split(256)
+    ]
+    return float(torch.stack(counts).sum())
 
 
 def ours(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return sparse_attention(q, k, v, chosen(name, q.shape[2]))[0]
+    """What the ops call: dense patterns go to torch."""
+    if (dense := patterns()[name].dense) and q.dtype != torch.float64:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=dense == "causal")
+    return sparse_attention(q, k, v, chosen(name, q.shape[2], q.shape[1]))[0]
 
 
 def exact(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~allowed(name, q.shape[2]), float("-inf"))
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    scores = scores.masked_fill(~allowed(name, q.shape[2], q.shape[1]), float("-inf"))
     return scores.softmax(-1) @ v
 
 
 class Flex:
     """FlexAttention, compiled at its first call after `reset`; its block mask is made before."""
 
-    def __init__(self, name: str, n: int) -> None:
-        self.name, self.n = name, n
+    def __init__(self, name: str, n: int, heads: int) -> None:
+        self.name, self.n, self.heads = name, n, heads
         self.call: Callable[..., Tensor] | None = None
         self.mask: Any = None
 
@@ -222,9 +293,10 @@ class Flex:
         torch._dynamo.reset()
         self.call = None
         if self.mask is None:
-            seen = patterns()[self.name].predicate(self.n)
+            pattern, n = patterns()[self.name], self.n
+            seen, heads = pattern.predicate(n, self.heads), self.heads if pattern.per_head else None
             self.mask = create_block_mask(
-                seen, None, None, self.n, self.n, device="cuda", _compile=self.n > 16384
+                seen, None, heads, n, n, device="cuda", _compile=n * n * (heads or 1) > 2**29
             )
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -236,7 +308,8 @@ class Flex:
 
 
 def masked_sdpa(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed(name, q.shape[2]))
+    mask = allowed(name, q.shape[2], q.shape[1])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def tensors(b: int, h: int, n: int, d: int, grad: bool) -> Callable[[int], tuple[Tensor, ...]]:
@@ -255,7 +328,7 @@ def tensors(b: int, h: int, n: int, d: int, grad: bool) -> Callable[[int], tuple
 
 def row(name: str, n: int, d: int, mode: str) -> Row:
     (b, h), train = SIZES[n], mode != "fwd"
-    pattern, flex = patterns()[name], Flex(name, n)
+    pattern, flex = patterns()[name], Flex(name, n, h)
     peers: dict[str, Callable[..., Tensor]] = {"flex": flex}
     if pattern.dense:
         causal = pattern.dense == "causal"
@@ -267,13 +340,13 @@ def row(name: str, n: int, d: int, mode: str) -> Row:
         name=f"{name} N{n} D{d}",
         mode=mode,
         inputs=tensors(b, h, n, d, train),
-        small=tensors(1, 2, SMALL, d, train),
+        small=tensors(1, SMALL[1], SMALL[0], d, train),
         ours=partial(ours, name),
         reference=partial(exact, name),
-        flops=4.0 * area(name, n) * b * h * d * (3.5 if train else 1),
+        flops=4.0 * area(name, n, h) * b * h * d * (3.5 if train else 1),
         bytes=2.0 * b * h * n * d * (12 if train else 4),
         peers=peers,
-        note=pattern.note,
+        note="torch's SDPA" if pattern.dense else pattern.note,
         warm=flex.reset,
     )
 
@@ -284,5 +357,4 @@ def rows() -> Iterator[Row]:
     order = [(name, n) for n in (4096, 16384, 1024, 65536) for name in names[:4]]
     order += [(name, n) for n in (4096, 16384, 1024, 65536) for name in names[4:]]
     for (name, n), d, mode in itertools.product(order, (64, 128), ("fwd", "fwd+bwd")):
-        if n in patterns()[name].lengths:
-            yield row(name, n, d, mode)
+        yield row(name, n, d, mode)

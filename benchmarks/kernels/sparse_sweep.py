@@ -61,7 +61,7 @@ def candidates(part: str, d: int) -> list[Config]:
 
 def launch(part: str, name: str, parts: tuple[Tensor, ...], config: Config | None) -> Any:
     q, k, v, o, lse, do, delta = parts
-    pattern = chosen(name, q.shape[2])
+    pattern = chosen(name, q.shape[2], q.shape[1])
     extras = (None, None, None, q.shape[-1] ** -0.5, None, False)
     if part == "forward":
         return sparse_forward_run(q, k, v, pattern, extras, config)
