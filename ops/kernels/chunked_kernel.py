@@ -46,7 +46,7 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["T", "chunks", "low"])
     def decay_logs(G, LOGS, gb, gh, gt, H, T, chunks, low, C: tl.constexpr, CHUNKS: tl.constexpr):
-        """LOGS [2, B H, T]: the sums of g from each chunk's start, rounded, and what that lost."""
+        """LOGS [2, B H, chunks C]: the sums of g from each chunk's start; what rounding lost."""
         groups = tl.cdiv(chunks, CHUNKS)
         row = tl.program_id(0) // groups
         b, h = (row // H).to(tl.int64), (row % H).to(tl.int64)
@@ -56,9 +56,10 @@ if triton is not None:
         g = tl.load(at, mask=t < T, other=0.0).to(tl.float64)
         wide = tl.cumsum(tl.maximum(g, -1000.0), 1)
         high = wide.to(tl.float32)
-        at = LOGS + row.to(tl.int64) * T + t
-        tl.store(at, high, mask=t < T)
-        tl.store(at + low, (wide - high.to(tl.float64)).to(tl.float32), mask=t < T)
+        at = LOGS + row.to(tl.int64) * chunks * C + t
+        inside = (n < chunks)[:, None]
+        tl.store(at, high, mask=inside)
+        tl.store(at + low, (wide - high.to(tl.float64)).to(tl.float32), mask=inside)
 
     @triton.jit
     def decay_weights(
@@ -66,15 +67,15 @@ if triton is not None:
     ):
         """D [C, C], into [C], rest [C] and e^{G_C} of the chunk of `left` tokens at `start`.
 
-        GATED: G is at the logs of (batch, head), what they lost `low` further on.
+        GATED: G is at the logs of (batch, head), what they lost stands `low` further on.
         """
         i = tl.arange(0, C)
         live = i < left
         if GATED:
-            last = start + tl.minimum(left, C) - 1
-            high_last, low_last = tl.load(G + last), tl.load(G + low + last)
-            high = tl.load(G + start + i, mask=live, other=high_last)
-            lost = tl.load(G + low + start + i, mask=live, other=low_last)
+            low = tl.multiple_of(low, 16)
+            last = G + start + C - 1
+            high_last, low_last = tl.load(last), tl.load(last + low)
+            high, lost = tl.load(G + start + i), tl.load(G + low + start + i)
             gaps = (high[:, None] - high[None, :]) + (lost[:, None] - lost[None, :])
             into = tl.exp(high)
             rest = tl.exp(tl.minimum((high_last - high) + (low_last - lost), 0.0))
@@ -120,7 +121,7 @@ if triton is not None:
             chunk = step
             if REVERSE:
                 chunk = count - 1 - step
-            start = (begin + chunk * C).to(tl.int64)
+            start = tl.multiple_of(begin + chunk * C, 16).to(tl.int64)
             left = (end - begin - chunk * C).to(tl.int32)
             live = (i < left)[:, None]
             at_x = live & in_x if KX != PX else live
@@ -182,7 +183,7 @@ if triton is not None:
             chunk = step
             if REVERSE:
                 chunk = count - 1 - step
-            start = (begin + chunk * C).to(tl.int64)
+            start = tl.multiple_of(begin + chunk * C, 16).to(tl.int64)
             left = end - begin - chunk * C
             live = (i < left)[:, None]
             at_y = live & (cy < KY)[None, :] if KY != PY else live
@@ -191,14 +192,13 @@ if triton is not None:
             z = tl.load(Z + start * zt + i[:, None] * zt + cz[None, :], mask=at_z, other=0.0)
             if GATED:
                 logs = G + start + i
-                last = G + start + tl.minimum(left, C) - 1
+                last = G + start + C - 1
                 whole = tl.load(last)
                 total += whole.to(tl.float64) + tl.load(last + low).to(tl.float64)
-                rest = tl.load(logs, mask=i < left, other=float("-inf"))
+                rest = tl.load(logs)
                 if not REVERSE:
-                    lost = tl.load(logs + low, mask=i < left, other=0.0)
-                    rest = (whole - rest) + (tl.load(last + low) - lost)
-                    rest = tl.where(i < left, tl.minimum(rest, 0.0), float("-inf"))
+                    rest = (whole - rest) + (tl.load(last + low) - tl.load(logs + low))
+                    rest = tl.minimum(rest, 0.0)
                 rest = tl.exp(rest)
                 whole = tl.exp(whole)
             else:

@@ -86,15 +86,17 @@ def decay_limit(registers: int) -> dict[str, int]:
 
 
 def decay_gates(g: Tensor, t: int, chunk: int) -> Tensor:
-    """g as the kernels read it: a fixed decay [B, H, 1] as it is, else logs [B, H, T] (and behind
-    them what these lost)."""
+    """g as the kernels read it: a fixed decay [B, H, 1] as it is, others as logs.
+
+    Logs are [B, H, whole chunks]; what rounding lost lies as far behind as they are long.
+    """
     b, h, steps = g.shape
     if steps == 1 and t > 1:
         return g
-    logs = g.new_empty(2, b, h, t, dtype=torch.float32)
     chunks = triton.cdiv(t, chunk)
+    logs = g.new_empty(2, b, h, chunks * chunk, dtype=torch.float32)
     decay_logs[(b * h * triton.cdiv(chunks, 16),)](
-        g, logs, *g.stride(), h, t, chunks, b * h * t, C=chunk, CHUNKS=16, num_warps=4
+        g, logs, *g.stride(), h, t, chunks, b * h * chunks * chunk, C=chunk, CHUNKS=16, num_warps=4
     )
     return logs[0]
 
@@ -123,7 +125,7 @@ def decay_states(
     block = min(config["sums_block"], decay_width(value))
     decay_sums[(b * h * (parts - 1) * triton.cdiv(value, block),)](
         y, z, g, states, total, *y.stride()[:3], *z.stride()[:3], *g.stride()[:2],
-        h, t, span, parts, b * h * t,
+        h, t, span, parts, b * h * g.shape[-1],
         KY=key, PY=decay_width(key), KZ=value, BZ=block, C=config["chunk"], GATED=gated,
         REVERSE=reverse, **decay_types(dot),
         num_warps=config["sums_warps"], num_stages=config["sums_stages"],
@@ -156,7 +158,7 @@ def decay_forward(
     decay_read[(b * h * parts * triton.cdiv(value, block),)](
         q, k, v, g, o, last if states is None else states, last,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *o.stride()[:3], *g.stride()[:2],
-        h, t, config["span"], parts, b * h * t,
+        h, t, config["span"], parts, b * h * g.shape[-1],
         KQ=key, PQ=decay_width(key), KV=value, BV=block, C=config["chunk"], GATED=gated,
         HAS_STATE=states is not None, **decay_types(dot),
         num_warps=config["warps"], num_stages=config["stages"],
@@ -189,7 +191,8 @@ def decay_backward(
         q, k, v, do, g, dq, dk, dv, sums,
         *(last if x is None else x for x in (states, later, dfirst)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *do.stride()[:3], *g.stride()[:2],
-        *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3], h, t, span, parts, b * h * t,
+        *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
+        h, t, span, parts, b * h * g.shape[-1],
         KQ=key, PQ=decay_width(key), BK=bk, KV=value, PV=decay_width(value), BV=bv,
         C=config["chunk"], GATED=gated, HAS_STATE=states is not None,
         HAS_LATER=later is not None, DOTS=wants[0], STORE_FIRST=wants[1], **decay_types(dot),

@@ -56,7 +56,7 @@ def delta_solved(
     solved = k.new_empty(b, h, chunks, 64, 64, dtype=dot)
     delta_solve[(b * h * chunks,)](
         k, beta, g, solved, *k.stride()[:3], *beta.stride(), *g.stride()[:2],
-        h, t, chunks, b * h * t,
+        h, t, chunks, b * h * g.shape[-1],
         KQ=key, P=decay_width(key), GATED=gated, **decay_types(dot),
         num_warps=config["solve_warps"],
     )  # fmt: skip
@@ -85,7 +85,7 @@ def delta_forward(
     sizes = {"KQ": key, "PQ": decay_width(key), "KV": value, "BV": block}
     strides = (
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride()[:2],
-        *o.stride()[:3], h, t, chunks, b * h * t, run, count,
+        *o.stride()[:3], h, t, chunks, b * h * g.shape[-1], run, count,
     )  # fmt: skip
     options = {
         **sizes, **decay_types(dot), "GATED": gated, "num_warps": config["warps"],
@@ -132,7 +132,7 @@ def delta_later(
     sizes = {"KQ": key, "PQ": decay_width(key), "KV": value, "BV": block}
     strides = (
         *q.stride()[:3], *k.stride()[:3], *beta.stride(), *g.stride()[:2], *do.stride()[:3],
-        h, t, chunks, b * h * t, run, count,
+        h, t, chunks, b * h * g.shape[-1], run, count,
     )  # fmt: skip
     options = {
         **sizes, **decay_types(dot), "GATED": gated, "num_warps": config["back_warps"],
@@ -179,7 +179,7 @@ def delta_backward(
         q, k, v, beta, g, do, fresh, right, states, later, dq, dk, dv, db, db if dg is None else dg,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *beta.stride(), *g.stride()[:2],
         *do.stride()[:3], *dq.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
-        h, t, chunks, b * h * t, KQ=key, PQ=decay_width(key), KV=value,
+        h, t, chunks, b * h * g.shape[-1], KQ=key, PQ=decay_width(key), KV=value,
         BV=min(config["grads_block"], decay_width(value)), GATED=gated, HAS_GATE=wants[0],
         **decay_types(dot), num_warps=config["grads_warps"], num_stages=config["grads_stages"],
     )  # fmt: skip

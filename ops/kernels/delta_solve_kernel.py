@@ -37,8 +37,8 @@ if triton is not None:
         k = tl.load(K + (start + i[:, None]) * kt + c[None, :], mask=inside, other=0.0).to(DOT)
         beta = tl.load(BETA + (start + i) * bt, mask=live, other=0.0).to(tl.float32)
         if GATED:
-            high = tl.load(G + start + i, mask=live, other=-1e30)
-            lost = tl.load(G + low + start + i, mask=live, other=0.0)
+            high = tl.load(G + start + i)
+            lost = tl.load(G + low + start + i)
         else:
             high = (first + i).to(tl.float32) * gamma
             lost = tl.zeros([16], tl.float32)
