@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from grammar.accept import Accept, Proposed
 from grammar.ast import Space, deep
 from grammar.derive import GaveUp, Walk, derive
 from grammar.errors import SpaceError
@@ -21,18 +22,7 @@ from grammar.exact import Drawn, Exact, Ranges, replay
 from grammar.walk import Algebra, Chooser, Derivation, Infeasible, Limits, Replay, Sample
 
 PROPOSALS = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """A valid derivation: picks, log p, log p / q, and what it costs."""
-
-    picks: tuple[int, ...]
-    log_prob: float
-    log_weight: float
-    nodes: int
-    params: int
-    flops: int
+FEW = 100  # where fewer than one proposal in so many comes through, they are no way to draw
 
 
 class Proposer(Protocol):
@@ -41,8 +31,9 @@ class Proposer(Protocol):
     def propose(self, rng: random.Random) -> Proposed | None:
         """One proposal; None where it came to nothing."""
 
-    def draw(self, rng: random.Random) -> Proposed:
-        """A valid derivation, `log_weight` aside. Raises: SpaceError where none is found."""
+    def draw(self, rng: random.Random, accept: Accept | None) -> Proposed:
+        """A draw from what is valid and within budget; `accept` takes proposals by their weight,
+        None where hardly any comes through. Raises: SpaceError where none is found."""
 
 
 class Relaxed:
@@ -65,7 +56,7 @@ class Relaxed:
                 return None
         return Proposed(drawn.picks, drawn.log_prob + mass, mass, nodes, params, flops)
 
-    def draw(self, rng: random.Random) -> Proposed:
+    def draw(self, rng: random.Random, accept: Accept | None) -> Proposed:
         for _ in range(100_000):
             found = self.propose(rng)
             if found is not None:
@@ -94,7 +85,8 @@ class Hasty(Walk):
 
 class Walked:
     """The plain walk, where recursive parts are shared by copies: a proposal is a draw of the
-    grammar that is valid at the first go, or nothing; `draw` goes back and chooses again."""
+    grammar that is valid at the first go, or nothing, and all weigh the same. Where hardly any is,
+    `draw` goes back and chooses again, which favours what is easily completed."""
 
     def __init__(self, space: Space, algebra: Algebra, limits: Limits) -> None:
         self.space, self.algebra, self.limits = space, algebra, limits
@@ -109,7 +101,9 @@ class Walked:
             return None
         return self._proposed(found, chooser.picks)
 
-    def draw(self, rng: random.Random) -> Proposed:
+    def draw(self, rng: random.Random, accept: Accept | None) -> Proposed:
+        if accept is not None:
+            return accept.draw(rng)
         first, _ = derive(self.space, Sample(rng), self.algebra, self.limits)
         chooser = Recorder(Replay(first.trace, Sample(rng)))
         found, _ = derive(self.space, chooser, self.algebra, self.limits)
@@ -131,9 +125,10 @@ class Estimate:
     ) -> None:
         self.space, self.limits, self.proposer, self.count = space, limits, proposer, count
         self._found: list[Proposed] | None = None
+        self._accept: Accept | None = None
 
     def _proposals(self) -> list[Proposed]:
-        """Made when a figure is first asked for: draws need none."""
+        """Made when a figure or a draw is first asked for."""
         if self._found is None:
             rng = random.Random(0)
             made = (self.proposer.propose(rng) for _ in range(self.count))
@@ -193,8 +188,10 @@ class Estimate:
 
     def sample(self, rng: random.Random) -> Drawn:
         """A valid draw; its log-probability less the estimated log-mass."""
-        found = self.proposer.draw(rng)
-        return Drawn(found.picks, found.log_prob - self.log_mass(), "estimate")
+        pool = self._proposals()
+        if self._accept is None and len(pool) * FEW >= self.count:
+            self._accept = Accept(self.proposer.propose, pool, self.count)
+        return self.proposer.draw(rng, self._accept).drawn(self.log_mass())
 
     def uniform(self, rng: random.Random, nodes: int | None = None) -> Drawn:
         """Raises: SpaceError, because only exact sums can tell what is equally likely."""

@@ -40,7 +40,6 @@ class Once(Inside):
         self.blurry, self.blur = blurry, blur
         self.exactly = 0
         self.rng = random.Random(0)
-        self.again = 1
         self.log_q = 0.0
         self.base, self.scale = (0, 0, 0), 1
         self._nexts: dict[int, Callable[[Out, int], float]] = {}
@@ -188,15 +187,10 @@ class Once(Inside):
         if self.exactly:
             return super().chain(parts, start, size)
         base = self.base
-        for attempt in range(self.again):
-            try:
-                return self._chain(parts, start, size)
-            except Dead:
-                if attempt == self.again - 1:
-                    raise
-            finally:
-                self.base = base
-        raise AssertionError
+        try:
+            return self._chain(parts, start, size)
+        finally:
+            self.base = base
 
     def _chain(self, parts: Sequence[Part], start: Out, size: int) -> Table:
         floors = [p.floor for p in parts]

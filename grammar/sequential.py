@@ -8,19 +8,18 @@ parts, so that no budget of nodes is ever overrun. An outcome is carried on only
 part, where that has no recursion, can follow it within what is left of the budget.
 
 A step that excludes anything but the impossible would bias the estimate; so what the blurred sums
-call impossible keeps a share of `DOUBT`. `propose` gives up where nothing can follow. `draw` then
-makes the smallest part around anew, of the same size: never more than `AGAIN` times before the
-part around that one is. Its draws favour what is easily completed; their weights are not known.
+call impossible keeps a share of `DOUBT`. `propose` gives up where nothing can follow. Proposals
+favour what is easily completed; `grammar/accept.py` makes draws of them.
 """
 
 import math
 import random
 from collections.abc import Iterator
 
+from grammar.accept import Accept, Proposed
 from grammar.ast import Space, deep
 from grammar.blurry import Blur, Blurry, edge_log, log_mass
 from grammar.errors import SpaceError
-from grammar.estimate import Proposed
 from grammar.exact_state import (
     Branches,
     Edge,
@@ -33,7 +32,6 @@ from grammar.once import Dead, Once
 from grammar.values import Values
 from grammar.walk import Algebra, Infeasible, Limits, Sample, Site
 
-AGAIN = 8
 DRAWS = 2_000
 
 
@@ -75,21 +73,22 @@ class Sequential:
 
     def propose(self, rng: random.Random) -> Proposed | None:
         try:
-            return self._once(rng, 1)
+            return self._once(rng)
         except Dead:
             return None
 
-    def draw(self, rng: random.Random) -> Proposed:
+    def draw(self, rng: random.Random, accept: Accept | None) -> Proposed:
+        if accept is not None:
+            return accept.draw(rng)
         for _ in range(DRAWS):
-            try:
-                return self._once(rng, AGAIN)
-            except Dead:
-                continue
+            found = self.propose(rng)
+            if found is not None:
+                return found
         raise SpaceError("hardly anything fits this budget", hint="loosen it")
 
-    def _once(self, rng: random.Random, again: int) -> Proposed:
+    def _once(self, rng: random.Random) -> Proposed:
         walker = self.walker
-        walker.rng, walker.again, walker.log_q = rng, again, 0.0
+        walker.rng, walker.log_q = rng, 0.0
         walker.base, walker.scale, walker.exactly = (0, 0, 0), 1, 0
         with deep():
             sizes = list(self.sizes)

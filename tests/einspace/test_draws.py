@@ -66,6 +66,29 @@ def test_dropping_what_is_over_budget_leaves_exact_draws(monkeypatch: pytest.Mon
     assert square < chi2.ppf(0.9999, len(both))
 
 
+def test_sequential_draws_follow_the_conditioned_distribution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Proposals alone do not: their chi-square is 120, where 43 is the limit."""
+    text = (
+        "net = m >> head; "
+        "m = 0.4: relu | 0.3: linear(dim=8|16|32) | 0.2: m >> m | 0.1: fork(m, m) >> add;"
+    )
+    place = estimated(text, monkeypatch, TASK, max_nodes=7, max_params=600)
+    sums, rng, n = sums_of(place), random.Random(1), 3_000
+    assert isinstance(sums, Estimate)
+    assert isinstance(sums.proposer, Sequential)
+    mass = sums.log_mass() - exact_of(place).log_mass()
+    drawn = Counter(sums.sample(rng) for _ in range(n))
+    shares = {d: n * math.exp(d.log_prob + mass) for d in drawn}
+    often = [d for d in drawn if shares[d] >= 10]
+    rest = n - math.fsum(shares[d] for d in often)
+    square = (n - sum(drawn[d] for d in often) - rest) ** 2 / rest
+    square += sum((drawn[d] - shares[d]) ** 2 / shares[d] for d in often)
+    assert len(often) > 10
+    assert square < chi2.ppf(0.9999, len(often))
+
+
 @pytest.mark.slow
 def test_where_copies_share_recursion_the_plain_walk_draws() -> None:
     text = "net = same(m) * 3 >> head; m = 0.6: {relu | gelu | linear(dim=8)} | m >> m;"
