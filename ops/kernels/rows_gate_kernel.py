@@ -137,8 +137,10 @@ class GateRows(torch.autograd.Function):
         return gate_backward(z, dy.contiguous(), ctx.act), None
 
 
+GATE_VALUE: tuple[Callable[..., Any], ...] = (gate_value,) if triton is not None else ()
 GATE_KERNELS: tuple[Callable[..., Any], ...] = (
-    *((gate_value, gate_tile, gate_rows_forward, gate_rows_backward) if triton is not None else ()),
+    *GATE_VALUE,
+    *((gate_tile, gate_rows_forward, gate_rows_backward) if triton is not None else ()),
     gate_config,
     gate_grid,
     gate_forward,
