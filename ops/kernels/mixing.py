@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ops.kernels.dispatch import on_triton
+from ops.kernels.rows import norm_dtype
+from ops.kernels.rows_heads_kernel import HEAD_KERNELS, HeadRows
 from ops.kernels.short_kernel import SHORT_KERNELS, ShortRows
 
 
@@ -28,6 +30,34 @@ def head_norm(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean x^2 + eps) over the last axis; the mean in fp32 at least."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def head_output(
+    o: Tensor,
+    gate: Tensor | None,
+    weight: Tensor | None,
+    eps: float,
+    *,
+    act: str = "silu",
+    whole: bool = False,
+) -> Tensor:
+    """[B, T, H K] of o [B, H, T, K]: each head's norm (`whole`: one over all) times weight, gated.
+
+    weight [K] (`whole`: [H K]); gate [B, T, H K], through silu or as it is (`act` none). On a GPU
+    one kernel each way, under autocast in its type.
+    """
+    given = [z for z in (gate, weight) if z is not None]
+    if on_triton(o, *given) and o.numel() and o.shape[1] * o.shape[3] <= 8192:
+        dtype = norm_dtype(o, weight)
+        dtype = dtype if gate is None else torch.promote_types(dtype, gate.dtype)
+        fused: Tensor = HeadRows.apply(o, gate, weight, eps, act, whole, dtype)  # type: ignore[no-untyped-call]  # torch gives no type
+        return fused
+    y = head_norm(heads_last(o) if whole else o, eps)
+    y = y if weight is None else y * weight
+    y = y if whole else heads_last(y)
+    if gate is None:
+        return y
+    return y * (F.silu(gate) if act == "silu" else gate)
 
 
 def blank(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -78,9 +108,21 @@ class ShortConv(nn.Module):
         return F.silu(y if self.conv.bias is None else y + self.conv.bias), recent[:, 1:]
 
 
-# What an op lists in `uses`: a short convolution; all that stands here.
+# What an op lists in `uses`: what follows the heads; a short convolution; all that stands here.
+HEAD_OUTPUT: tuple[Callable[..., Any], ...] = (
+    on_triton,
+    *HEAD_KERNELS,
+    norm_dtype,
+    heads_last,
+    head_norm,
+    head_output,
+)
 SHORT: tuple[Callable[..., Any], ...] = (on_triton, *SHORT_KERNELS, short_conv)
 MIXING: tuple[Callable[..., Any], ...] = (
-    *(heads_first, heads_last, head_norm, blank, shifted),
-    *(*SHORT, ShortConv),
+    heads_first,
+    blank,
+    shifted,
+    *HEAD_OUTPUT,
+    *SHORT,
+    ShortConv,
 )

@@ -35,12 +35,10 @@ if triton is not None:
     @triton.jit
     def heads_mean(x, heads, width, WHOLE: tl.constexpr):
         """Over the width of each head or over all heads, kept as axes of one."""
-        mean = tl.sum(x, 2)[:, :, None]
+        total = tl.sum(x, 2)[:, :, None]
         if WHOLE:
-            mean = tl.sum(mean, 1)[:, None, :] / (heads * width)
-        else:
-            mean = mean / width
-        return mean
+            total = tl.sum(total, 1)[:, None, :]
+        return total / (heads * width if WHOLE else width)
 
     @triton.jit
     def heads_places(
@@ -240,7 +238,7 @@ class HeadRows(torch.autograd.Function):
             num_warps=warps,
         )
         dweight = None
-        if weight is not None:
+        if parts is not None:
             dweight = lines_summed(parts).view_as(weight).to(weight.dtype)
         return do, dgate, dweight, None, None, None, None
 

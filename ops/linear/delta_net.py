@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from grammar.domain import Flag, Int
 from ops.kernels.delta import DELTA, chunked_delta, delta_flops, delta_step
-from ops.kernels.mixing import SHORT, ShortConv, blank, head_norm, heads_first, heads_last
+from ops.kernels.mixing import (
+    HEAD_OUTPUT,
+    SHORT,
+    ShortConv,
+    blank,
+    head_norm,
+    head_output,
+    heads_first,
+)
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -38,7 +46,7 @@ class DeltaNet(nn.Module):
         return q * self.key**-0.5, k, v, self.beta(x).sigmoid().mT * self.top
 
     def merge(self, o: Tensor) -> Tensor:
-        y: Tensor = self.out(heads_last(head_norm(o, 1e-5) * self.norm))
+        y: Tensor = self.out(head_output(o, None, self.norm, 1e-5))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -85,6 +93,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(heads_first, heads_last, head_norm, blank, *SHORT, ShortConv, *DELTA),
+    uses=(heads_first, *HEAD_OUTPUT, blank, *SHORT, ShortConv, *DELTA),
     paper="arXiv:2406.06484",
 )

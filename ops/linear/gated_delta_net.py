@@ -22,7 +22,15 @@ from torch.nn import functional as F
 
 from grammar.domain import Flag, Float, Int
 from ops.kernels.delta import DELTA, chunked_delta, delta_flops, delta_step
-from ops.kernels.mixing import SHORT, ShortConv, blank, head_norm, heads_first, heads_last
+from ops.kernels.mixing import (
+    HEAD_OUTPUT,
+    SHORT,
+    ShortConv,
+    blank,
+    head_norm,
+    head_output,
+    heads_first,
+)
 from ops.linear.common import head_width
 from ops.spec import Cost, Op, TensorType, need
 
@@ -56,8 +64,7 @@ class GatedDeltaNet(nn.Module):
         return q * self.key**-0.5, k, v, beta.sigmoid().mT * self.top, g.mT
 
     def merge(self, o: Tensor, x: Tensor) -> Tensor:
-        gate = F.silu(self.gate(x))
-        y: Tensor = self.out(heads_last(head_norm(o, 1e-5) * self.norm) * gate)
+        y: Tensor = self.out(head_output(o, self.gate(x), self.norm, 1e-5))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -124,6 +131,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(heads_first, heads_last, head_norm, blank, *SHORT, ShortConv, *DELTA),
+    uses=(heads_first, *HEAD_OUTPUT, blank, *SHORT, ShortConv, *DELTA),
     paper="arXiv:2412.06464",
 )

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Float, Int
 from ops.kernels.diagonal import DIAGONAL, chunked_diagonal, diagonal_flops, diagonal_step
-from ops.kernels.mixing import head_norm, heads_first, heads_last
+from ops.kernels.mixing import HEAD_OUTPUT, head_output, heads_first
 from ops.linear.common import head_width
 from ops.spec import Cost, Op, TensorType, need
 
@@ -44,7 +44,7 @@ class GatedLinearAttention(nn.Module):
         return q * self.key**-0.5, k, heads_first(v, self.heads), g, gate
 
     def merge(self, o: Tensor, gate: Tensor) -> Tensor:
-        y: Tensor = self.out(heads_last(head_norm(o, self.eps) * self.norm) * F.silu(gate))
+        y: Tensor = self.out(head_output(o, gate, self.norm, self.eps))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -105,6 +105,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(heads_first, heads_last, head_norm, *DIAGONAL),
+    uses=(heads_first, *HEAD_OUTPUT, *DIAGONAL),
     paper="arXiv:2312.06635",
 )

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Int
 from ops.kernels.diagonal import DIAGONAL, chunked_diagonal, diagonal_flops, diagonal_step
-from ops.kernels.mixing import head_norm, heads_first, heads_last
+from ops.kernels.mixing import HEAD_OUTPUT, head_output, heads_first
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -45,7 +45,7 @@ class HGRN2(nn.Module):
         return F.silu(q), (1 - self.bound) * torch.sigmoid(-f), v, g
 
     def merge(self, o: Tensor) -> Tensor:
-        y: Tensor = self.out(head_norm(heads_last(o), self.eps) * self.norm)
+        y: Tensor = self.out(head_output(o, None, self.norm, self.eps, whole=True))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,6 +91,6 @@ OP = Op(
     mask="use",
     state=True,
     needs=("layer",),
-    uses=(heads_first, heads_last, head_norm, *DIAGONAL),
+    uses=(heads_first, *HEAD_OUTPUT, *DIAGONAL),
     paper="arXiv:2404.07904",
 )

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Int
 from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
+from ops.kernels.mixing import HEAD_OUTPUT, head_output
 from ops.kernels.positions import alibi_slopes
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
@@ -42,10 +43,7 @@ class Lightning(nn.Module):
         return q, k, v, u
 
     def merge(self, o: Tensor, u: Tensor) -> Tensor:
-        o = o.transpose(1, 2).flatten(2)
-        wide = o.to(torch.promote_types(o.dtype, torch.float32))
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        y: Tensor = self.out(normed.to(u.dtype) * u)
+        y: Tensor = self.out(head_output(o, u, None, self.eps, act="none", whole=True))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -87,6 +85,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(alibi_slopes, *CHUNKED),
+    uses=(alibi_slopes, *HEAD_OUTPUT, *CHUNKED),
     paper="arXiv:2405.17381",
 )

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from grammar.domain import Int
 from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
-from ops.kernels.mixing import MIXING, ShortConv, blank, head_norm, heads_first, heads_last
+from ops.kernels.mixing import MIXING, ShortConv, blank, heads_first, heads_last
+from ops.kernels.rows import NORMED, normed
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -61,7 +62,7 @@ class Mamba2(nn.Module):
 
     def merge(self, o: Tensor, x: Tensor, z: Tensor) -> Tensor:
         o = heads_last(o + self.skip.to(o.dtype)[:, None, None] * x)
-        y: Tensor = self.out(head_norm(o * F.silu(z), self.eps) * self.norm)
+        y: Tensor = self.out(normed(o * F.silu(z), self.norm, None, self.eps))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -122,6 +123,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(*MIXING, *CHUNKED),
+    uses=(*NORMED, *MIXING, *CHUNKED),
     paper="arXiv:2405.21060",
 )

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from grammar.domain import Int
 from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
-from ops.kernels.mixing import head_norm, heads_first, heads_last
+from ops.kernels.mixing import HEAD_OUTPUT, head_output, heads_first
 from ops.kernels.positions import ROTARY, rotary
 from ops.spec import Cost, Mismatch, Op, TensorType, need, need_divides
 
@@ -45,7 +44,7 @@ class Retention(nn.Module):
         return q * self.key**-0.5, k, heads_first(v, self.heads), gate
 
     def merge(self, o: Tensor, gate: Tensor) -> Tensor:
-        y: Tensor = self.out(heads_last(head_norm(o, self.eps)) * F.silu(gate))
+        y: Tensor = self.out(head_output(o, gate, None, self.eps))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -95,6 +94,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(heads_first, heads_last, head_norm, *ROTARY, *CHUNKED),
+    uses=(heads_first, *HEAD_OUTPUT, *ROTARY, *CHUNKED),
     paper="arXiv:2307.08621",
 )

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Int
 from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
-from ops.kernels.mixing import MIXING, ShortConv, blank, head_norm, heads_first, heads_last
+from ops.kernels.mixing import MIXING, ShortConv, blank, head_output, heads_first
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -49,8 +49,7 @@ class SimpleGatedAttention(nn.Module):
         return F.logsigmoid(decay.to(wide)).mT / 16
 
     def merge(self, o: Tensor, x: Tensor) -> Tensor:
-        normed = heads_last(head_norm(o, self.eps) * self.norm)
-        y: Tensor = self.out(normed * F.silu(self.gate(x)))
+        y: Tensor = self.out(head_output(o, self.gate(x), self.norm, self.eps))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Flag, Int, Word
 from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
-from ops.kernels.mixing import head_norm, heads_first, heads_last
+from ops.kernels.mixing import HEAD_OUTPUT, head_output, heads_first
 from ops.kernels.positions import alibi_slopes
 from ops.kernels.relative import lrpe
 from ops.spec import Cost, Op, TensorType, need, need_divides
@@ -70,8 +70,7 @@ class TransNormerAttention(nn.Module):
         return q, k, v, u[0] if u else None
 
     def merge(self, o: Tensor, u: Tensor | None) -> Tensor:
-        normed = head_norm(heads_last(o), self.eps)
-        y: Tensor = self.out(normed if u is None else normed * u)
+        y: Tensor = self.out(head_output(o, u, None, self.eps, act="none", whole=True))
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -146,6 +145,6 @@ OP = Op(
     mask="use",
     state=True,
     needs=("layer",),
-    uses=(heads_first, heads_last, head_norm, alibi_slopes, lrpe, *CHUNKED),
+    uses=(heads_first, *HEAD_OUTPUT, alibi_slopes, lrpe, *CHUNKED),
     paper="arXiv:2307.14995",
 )
