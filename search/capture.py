@@ -309,6 +309,40 @@ class Captured:
             torch.cuda.empty_cache()
 
 
+class Pass:
+    """The forward pass of a model in its present mode, on batches like `x`, as a graph: without
+    gradients, in bfloat16 autocast.
+
+    What it gives is overwritten by the next call. Raises: NotCapturable.
+    """
+
+    def __init__(self, work: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        self.x, self.y = x.clone(), x
+        device = x.device
+
+        def run() -> None:
+            self.y = work(self.x)
+
+        # Autocast's cache would hand the graph copies of weights that are outdated, then freed.
+        low = torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+        with torch.no_grad(), low, aside(device):
+            run()
+            try:
+                with no_syncs(device):
+                    run()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise NotCapturable(reason_of(error)) from None
+            torch.cuda.empty_cache()
+            self.graph = record(run, device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.x.copy_(x)
+        self.graph.replay()
+        return self.y
+
+
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
     """A stream of its own on CUDA, as a capture needs; nothing elsewhere."""

@@ -55,7 +55,9 @@ def decode_latency(model: nn.Module, x: Tensor) -> float:
 def _evaluated(model: nn.Module, device: torch.device) -> Iterator[None]:
     training = model.training
     model.eval()
-    low = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+    cuda = device.type == "cuda"
+    # A graph must not hold autocast's cached copies of weights, which are freed at the end.
+    low = torch.autocast("cuda", torch.bfloat16, enabled=cuda, cache_enabled=False)
     try:
         with torch.no_grad(), low:
             yield

@@ -22,16 +22,18 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from einspace.result import Result, Status
-from search.capture import Captured, Emitted, NotCapturable
+from einspace.result import CAPTURED, Result, Status
+from search.capture import Captured, Emitted, NotCapturable, Pass
 from search.feed import Feed
 from search.flat import CLIP
 from search.task import Data, Split, Task
 
 WARM_UP = 0.05
+WORTHWHILE = 4  # whole batches measured that repay the capture of a pass
 CHECK_EVERY = 16  # steps between looks at the loss, which wait for the device
 
 Report = Callable[[int, float], bool]
+Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(slots=True)
@@ -112,6 +114,9 @@ def train(
     rates = [lr * rate(step, total) for step in range(total)]
     engine = engine_of(model, feed, rates, weight_decay, where, eager)
     log.engine = engine.said
+    batch = task.budget.batch * 4
+    measuring = 1 if measure == "test" else epochs
+    forward: Forward = model
     try:
         for epoch in range(1, epochs + 1):
             log.add("train_loss", _epoch(engine, per_epoch, log))
@@ -119,7 +124,9 @@ def train(
                 return log.result("nan", model, where)
             if measure == "test" and epoch < epochs:
                 continue
-            val_loss, value = averages(model, task, held_out, task.budget.batch * 4)
+            if forward is model and log.engine == CAPTURED:
+                forward, log.engine = _pass(model, held_out, batch, measuring)
+            val_loss, value = averages(model, task, held_out, batch, forward)
             log.add(f"{measure}_loss", val_loss)
             log.add(f"{measure}_{task.metric}", value)
             if not (math.isfinite(val_loss) and math.isfinite(value)):
@@ -131,6 +138,7 @@ def train(
                 break
         return log.result("ok", model, where, value=value)
     finally:
+        forward = model
         engine.release()
 
 
@@ -255,14 +263,33 @@ def _epoch(engine: Captured | Eager, count: int, log: _Log) -> float:
     return running / count
 
 
-def averages(model: nn.Module, task: Task, split: Split, batch: int) -> tuple[float, float]:
-    """(mean loss a row, metric) in evaluation mode."""
+def _pass(model: nn.Module, split: Split, batch: int, times: int) -> tuple[Forward, str]:
+    """What gives the outputs of whole batches of `split`, and how the trial is run by that: a graph
+    where `times` passes over the split repay its capture."""
+    if not split.x.is_cuda or len(split) // batch * times < WORTHWHILE:
+        return model, CAPTURED
+    model.eval()
+
+    def work(x: Tensor) -> Tensor:
+        y: Tensor = model(x)
+        return y
+
+    try:
+        return Pass(work, split.x[:batch]), CAPTURED
+    except NotCapturable as error:
+        return model, f"{CAPTURED}, but measured eagerly: {error}"
+
+
+def averages(
+    model: nn.Module, task: Task, split: Split, batch: int, forward: Forward | None = None
+) -> tuple[float, float]:
+    """(mean loss a row, metric) in evaluation mode; `forward` serves the whole batches."""
     model.eval()
     loss = total = 0.0
     count = 0
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=split.x.is_cuda):
         for x, y in zip(torch.split(split.x, batch), torch.split(split.y, batch), strict=True):
-            out = model(x)
+            out = model(x) if forward is None or len(x) < batch else forward(x)
             loss += float(task.loss(out, y)) * len(x)
             part, items = task.score(out, y)
             total, count = total + part, count + items

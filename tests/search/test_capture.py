@@ -12,11 +12,11 @@ from einspace.compile import compile_text
 from einspace.interface import Interface
 from einspace.load import load
 from ops.spec import seq, tokens
-from search.capture import BROKEN, CHUNK, Captured, NotCapturable, record
+from search.capture import BROKEN, CHUNK, Captured, NotCapturable, Pass, record
 from search.feed import Feed, Order
 from search.task import Split, Task
 from search.tasks.mnist5k import shift
-from search.train import rate, train
+from search.train import averages, rate, train
 from tests.search.small import TASK
 from tests.search.sources import source
 
@@ -276,5 +276,21 @@ def test_on_cuda_training_says_how_it_went() -> None:
         ).engine
 
     assert engine("pass") == "captured"
+    sync = "assert self.training or float(y.sum()) < 1e9"
+    assert "but measured eagerly: " in engine(sync)
     assert engine("pass", "because") == "eager: because"
     assert "synchroniz" in engine("float(y.detach().sum())")
+
+
+@pytest.mark.gpu
+@gpu
+def test_on_cuda_a_replayed_measurement_is_that_of_the_model() -> None:
+    device, data = torch.device("cuda:0"), TASK.load(0)
+    split = Split(data.val.x.to(device), data.val.y.to(device))
+    model = _text_model(NET).to(device).eval()
+    found = Pass(lambda x: model(x), split.x[:32])
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)  # a pass reads the parameters as they are
+    expected = averages(model, TASK, split, 32)
+    assert averages(model, TASK, split, 32, found) == pytest.approx(expected, rel=1e-5)
