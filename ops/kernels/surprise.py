@@ -9,8 +9,8 @@ M(k) = k W, or act(k W_1) W_2. The gradient of a layer is an outer product a_j (
     beta_i = prod (1 - alpha),  m_i = prod eta,  f_i = (1 - alpha_i) f_{i-1} + m_i
 
 a layer's product with a row z at token i is beta_i z W + f_i z S - sum_j P_ij theta_j (z . a_j)
-delta_j, and W, S of the chunk's end are one matmul each. P and f by recurrence over the rows, of
-all chunks at once: no division, so alpha = 1 is safe.
+delta_j, and W, S of the chunk's end are one matmul each. P and f are products of two tables of
+range products, of all chunks at once.
 Shapes: q, k, v [B, H, T, K]; alpha, eta, theta [B, H, T]; W_l, S_l [B, H, in, out]. fp32 inside.
 Paper: Behrouz et al. 2025, "Titans", arXiv:2501.00663, eq. 10-18, appendix C.
 """
@@ -51,22 +51,30 @@ def memory_surprise(
     return [k, a], [(error @ weights[1].mT) * memory_slope(z, act), error]
 
 
+def range_products(x: Tensor) -> Tensor:
+    """[..., C] -> [..., C, C]: the product of x over j < r <= i at (i, j); 0 where j > i.
+
+    In log2 C steps, without division or logarithm, so that a factor 0 is safe. The gradient of
+    torch.cumprod waits for the device to ask whether there are zeros: no graph could hold it.
+    """
+    size = x.shape[-1]
+    below = torch.ones(size, size, dtype=torch.bool, device=x.device).tril()
+    table = torch.where(below.tril(-1), x[..., :, None], 1.0)
+    shift = 1
+    while shift < size:
+        grown = table[..., shift:, :] * table[..., :-shift, :]
+        table = torch.cat([table[..., :shift, :], grown], -2)
+        shift *= 2
+    return table * below
+
+
 def memory_gates(alpha: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
-    """[beta f P] and [0 m E] of every token of a chunk: [..., C] -> two of [..., C, 2 + C].
+    """[beta f P] and [m E] of every token of a chunk: [..., C] -> [..., C, 2 + C], [..., C, 1 + C].
 
     A column each for the weights and the momentum that enter the chunk and for the C gradients.
-    beta is a column too: the backward pass of a cumulative product waits for the device.
     """
-    kept = 1 - alpha
-    unit = torch.eye(alpha.shape[-1] + 2, dtype=alpha.dtype, device=alpha.device)
-    total, run = unit[0], unit[1]
-    totals, runs = [], []
-    for i in range(alpha.shape[-1]):
-        run = eta[..., i, None] * run + unit[i + 2]
-        total = kept[..., i, None] * total + run
-        runs.append(run)
-        totals.append(total)
-    return torch.stack(totals, -2), torch.stack(runs, -2)
+    kept, run = (range_products(F.pad(g, (1, 0)))[..., 1:, :] for g in (1 - alpha, eta))
+    return torch.cat([kept[..., :1], kept[..., 1:] @ run], -1), run
 
 
 def memory_scan(
@@ -79,38 +87,38 @@ def memory_scan(
     act: str,
 ) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
     """y [B, H, T, K] and the weights and momenta after the last token; gates: alpha, eta, theta."""
-    length = q.shape[2]
-    weights, momenta = state
-    alpha, eta, theta = gates
+    length, (weights, momenta) = q.shape[2], state
     rows, size = [], min(chunk, length)
-    table, run = memory_gates(
-        *(torch.unflatten(F.pad(g, (0, -length % size)), -1, (-1, size)) for g in (alpha, eta))
+    parts = zip(*(torch.split(z.contiguous(), size, 2) for z in (q, k, v)), strict=True)
+    alpha, eta, theta = (
+        torch.unflatten(F.pad(g, (0, -length % size)), -1, (-1, size)) for g in gates
     )
-    for at in range(0, length, size):
-        now, count = slice(at, at + size), min(size, length - at)
-        one, widths = at // size, [1, 1, count]
-        beta, f, p = torch.split(table[:, :, one, :count, : count + 2], widths, -1)
-        _, m, e = torch.split(run[:, :, one, count - 1, : count + 2], widths, -1)
-        here = theta[:, :, now]
-        a, delta = memory_surprise(k[:, :, now], v[:, :, now], weights, act)
-        z, pull = q[:, :, now], p * here[..., None, :]
+    table, run = memory_gates(alpha, eta)
+    pull = torch.cat([table[..., :2], table[..., 2:] * theta[..., None, :]], -1)
+    push = torch.cat([run[..., :1], run[..., 1:] * theta[..., None, :]], -1)
+    for n, (z, key, value) in enumerate(parts):
+        count = z.shape[2]
+        widths = [1, 1, count]
+        beta, f, p = torch.split(pull[:, :, n, :count, : 2 + count], widths, -1)
+        ends = torch.split(pull[:, :, n, count - 1, : 2 + count, None], widths, -2)
+        m, e = torch.split(push[:, :, n, count - 1, : 1 + count, None], widths[1:], -2)
+        a, delta = memory_surprise(key, value, weights, act)
         for layer, (w, s) in enumerate(zip(weights, momenta, strict=True)):
             if layer:
                 z = F.silu(z) if act == "silu" else F.gelu(z)
             past = beta * (z @ w) + f * (z @ s)
-            z = past - ((z @ a[layer].mT) * pull) @ delta[layer]
+            z = past - ((z @ a[layer].mT) * p) @ delta[layer]
         rows.append(z)
-        ends = [x[..., -1:, :] for x in (beta, f)]
-        pulls = [(pull[..., -1, :])[..., None], (here * e)[..., None]]
         sides = list(zip(weights, momenta, a, delta, strict=True))
-        weights = [ends[0] * w + ends[1] * s - (pulls[0] * x).mT @ d for w, s, x, d in sides]
-        momenta = [m[..., None] * s - (pulls[1] * x).mT @ d for _, s, x, d in sides]
+        weights = [ends[0] * w + ends[1] * s - (ends[2] * x).mT @ d for w, s, x, d in sides]
+        momenta = [m * s - (e * x).mT @ d for _, s, x, d in sides]
     return torch.cat(rows, 2), (weights, momenta)
 
 
 def memory_flops(length: int, heads: int, width: int, hidden: int | None, chunk: int) -> int:
     """What `memory_scan` multiplies for one sequence; `hidden` None: one layer."""
-    total = 0
+    size = min(chunk, length)
+    total = -(-length // size) * 2 * size * size * (size + 1)  # P and f
     for at in range(0, length, chunk):
         c = min(chunk, length - at)
         if hidden is None:
@@ -120,4 +128,11 @@ def memory_flops(length: int, heads: int, width: int, hidden: int | None, chunk:
     return heads * total
 
 
-MEMORY = (memory_slope, memory_read, memory_surprise, memory_gates, memory_scan)
+MEMORY = (
+    memory_slope,
+    memory_read,
+    memory_surprise,
+    range_products,
+    memory_gates,
+    memory_scan,
+)

@@ -121,13 +121,19 @@ def _cost(
     x: TensorType, heads: int, segment: int, persistent: int, conv: int, **memory: Any
 ) -> Cost:
     t, d, n = x.length, x.dim, persistent
-    rest = remembered(t, x, chunk=segment, conv=conv, **memory)
+    memory = {**memory, "chunk": segment, "conv": conv}
+    rest = remembered(t, x, **memory)
     names = ("memories", "depth", "mult")
     size = remembered_size(x, **{name: memory[name] for name in names})
-    flops, kept = rest.flops + 2 * t * size, rest.activation
+    flops, kept = 2 * t * size, rest.activation
     for at in range(0, t, segment):
         c = min(segment, t - at)
-        flops += 6 * c * d * d + 4 * (n + 2 * c) * d * d + 4 * c * (n + 2 * c) * d
+        flops += (
+            remembered(c, x, **memory).flops
+            + 6 * c * d * d
+            + 4 * (n + 2 * c) * d * d
+            + 4 * c * (n + 2 * c) * d
+        )
         kept += 4 * (8 * c * d + 2 * n * d + c * (n + 2 * c) * heads)
         if at:  # the filter's last tokens are projected again
             again = min(at, conv - 1)

@@ -13,7 +13,8 @@ Mask: padding on the right changes no token before it, so none is taken.
 State, constant in T: weights, momenta, the chunk's first weights (fp32), the last conv - 1 inputs
 of the filters, the place in the chunk.
 Cost: 5 D^2 + 3 D heads + 3 heads + 3 conv D + K + |W_0| parameters; 10 T D^2 + 6 T D heads +
-6 conv T D FLOPs and, per head and chunk, 10 C K^2 + 4 C^2 K (depth 1) or 22 C K E + 4 C^2 (K + E).
+6 conv T D FLOPs and, per head and chunk, 2 C^2 (C + 1) and 10 C K^2 + 4 C^2 K (depth 1) or
+22 C K E + 4 C^2 (K + E).
 Paper: Behrouz et al. 2025, "Titans", arXiv:2501.00663, sections 3.1, 3.2 and 4.4 (the maps of the
 gates and their start are ours; no residual and norm inside the memory, as in the paper).
 """
@@ -144,7 +145,9 @@ def memory_cost(
     params = 5 * d * d + 3 * d * heads + 3 * heads + 3 * conv * d + width + size
     flops = 10 * t * d * d + 6 * t * d * heads + 6 * conv * t * d * (conv > 1)
     flops += memory_flops(t, heads, width, hidden, chunk)
-    kept = 4 * (-(-t // chunk) * 2 * size + t * (9 * d + 3 * heads * chunk))
+    kept = 4 * (
+        -(-t // chunk) * 2 * size + t * (9 * d + (8 + 2 * chunk.bit_length()) * heads * chunk)
+    )
     return Cost(params, flops, kept, 4 * (3 * size + 3 * (conv - 1) * d) + 8)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ops.kernels.delta import chunked_delta
-from ops.kernels.surprise import memory_gates, memory_read, memory_scan
+from ops.kernels.surprise import memory_gates, memory_read, memory_scan, range_products
 from ops.memory.neural import NeuralMemory
 from ops.spec import seq
 from tests.ops.case import Case, close
@@ -147,10 +147,20 @@ def test_two_calls_split_at_a_chunk_are_one() -> None:
     close(tuple(after[0]), tuple(end[0]))
 
 
+def test_range_products_are_exact_with_factors_of_zero_and_so_are_their_gradients() -> None:
+    x = torch.rand(2, 7, dtype=torch.float64)
+    x[0, 3] = x[1, 0] = x[1, 5] = 0.0
+    found = range_products(x)
+    for i in range(7):
+        for j in range(7):
+            close(found[:, i, j], x[:, j + 1 : i + 1].prod(-1) if i >= j else 0 * x[:, 0])
+    assert torch.autograd.gradcheck(range_products, x.requires_grad_())
+
+
 def test_the_gate_table_is_its_definition() -> None:
     alpha, eta = torch.rand(2, 5, dtype=torch.float64)
     table, run = memory_gates(alpha, eta)
-    beta, f, p, e, m = table[:, 0], table[:, 1], table[:, 2:], run[-1, 2:], run[-1, 1]
+    beta, f, p, e, m = table[:, 0], table[:, 1], table[:, 2:], run[-1, 1:], run[-1, 0]
     kept = 1 - alpha
     for i in range(5):
         close(beta[i], kept[: i + 1].prod())
@@ -163,7 +173,6 @@ def test_the_gate_table_is_its_definition() -> None:
             close(p[i, j], torch.stack(terms).sum() if terms else torch.zeros_like(m))
     close(e, torch.stack([eta[j + 1 :].prod() for j in range(5)]))
     close(m, eta.prod())
-    assert not run[:, 0].any()
 
 
 def test_gradients_flow_through_the_inner_gradient() -> None:
