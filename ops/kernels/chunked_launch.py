@@ -74,6 +74,13 @@ def decay_like(x: Tensor) -> Tensor:
     return x.new_empty(b, t, h, w).transpose(1, 2)
 
 
+def decay_dot(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
+    """The type in which products are taken: autocast's, else what the three promote to."""
+    if torch.is_autocast_enabled(v.device.type):
+        return torch.get_autocast_dtype(v.device.type)
+    return torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+
+
 def decay_types(dot: torch.dtype) -> dict[str, object]:
     """The constants that say in which type products are taken."""
     names = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
@@ -255,9 +262,7 @@ def decay_triton(
     """What `chunked_decay` computes, on the kernels; under autocast with products in its type."""
     b, h, t, value = v.shape
     key = k.shape[-1]
-    dot = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    if torch.is_autocast_enabled(v.device.type):
-        dot = torch.get_autocast_dtype(v.device.type)
+    dot = decay_dot(q, k, v)
     g = g.reshape(*(1,) * (3 - g.dim()), *g.shape)
     fixed = (g.shape[-1] == 1 or g.stride(-1) == 0) and not g.requires_grad
     g = g[..., :1].expand(b, h, 1) if fixed else g.expand(b, h, t)
@@ -274,6 +279,7 @@ DECAY_KERNELS: tuple[Callable[..., Any], ...] = (
     decay_config,
     decay_width,
     decay_like,
+    decay_dot,
     decay_types,
     decay_limit,
     decay_gates,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ops.kernels.chunked import segment_sums, split_chunks
-from ops.kernels.delta_launch import DELTA_KERNELS, delta_triton
+from ops.kernels.delta_launch import DELTA_KERNELS, delta_served, delta_triton
 from ops.kernels.dispatch import on_triton
 
 
@@ -37,10 +37,10 @@ def chunked_delta(
 ) -> tuple[Tensor, Tensor]:
     """All outputs [B, H, T, V] in the dtype of `v`, and the last state in fp32.
 
-    On a GPU the Triton engine serves K <= 128, V <= 256; what follows here is its specification.
+    On a GPU the Triton engine serves what `delta_served` says; what follows is its specification.
     """
     b, h, t, value = v.shape
-    if on_triton(q, k, v) and k.shape[-1] <= 128 and value <= 256:
+    if on_triton(q, k, v) and delta_served(q, k, v):
         return delta_triton(q, k, v, beta, g, state)
     wide = torch.promote_types(v.dtype, torch.float32)
     size = min(chunk, t)

@@ -30,7 +30,7 @@ with v = 0), `delta_scan` carries S over the segments (dS by M^T), and the walks
 twice the work, as many times the programs as there are segments. Floors with E bytes an element:
 forward E B H T (2 K + 2 V), backward E B H T (4 K + 3 V). Kept for backward: T, F and states, E B H
 T (64 + V + K V / 64).
-Sizes: K up to 128, V up to 256, any T. No atomics: deterministic.
+Sizes: K and V up to 256 (fp32: K up to 128), any T. No atomics: deterministic.
 Papers: Yang et al. 2024, arXiv:2406.06484, eq. 8-11; Yang et al. 2024, arXiv:2412.06464, section
 3.3 (the forward pass; the gradients are worked out here).
 """

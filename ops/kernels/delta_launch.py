@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.kernels.chunked_launch import decay_gates, decay_like, decay_types, decay_width
+from ops.kernels.chunked_launch import decay_dot, decay_gates, decay_like, decay_types, decay_width
 from ops.kernels.delta_kernel import DELTA_JIT
 
 try:
@@ -29,22 +29,28 @@ def delta_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[st
     `span`, a multiple of 64: tokens of a segment. Segments double the work of the walks, so there
     are some only where rows and tiles of V leave most of 132 multiprocessors idle.
     """
-    block = 16 if wide else 32
+    block, large = 16 if wide else 32, key > 128
     programs = rows * triton.cdiv(value, block)
-    parts = 1 if programs > 80 else 264 // programs
+    parts = 1 if programs > 80 or large else 264 // programs
     return {
         "span": max(512, 64 * triton.cdiv(t, 64 * parts)),
         "block": block,
-        "warps": 4,
-        "stages": 1 if wide else 2,
+        "warps": 8 if large else 4,
+        "stages": 1 if wide or large else 2,
         "back_block": block,
-        "back_warps": 4,
-        "back_stages": 1 if wide else 2,
-        "grads_block": 32 if wide else 64,
+        "back_warps": 8 if large else 4,
+        "back_stages": 1 if wide or large else 2,
+        "grads_block": 32 if wide or large else 64,
         "grads_warps": 4 if key <= 64 and not wide else 8,
         "grads_stages": 1,
-        "solve_warps": 2,
+        "solve_warps": 4 if large else 2,
     }
+
+
+def delta_served(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """K and V up to 256; of fp32 products, K up to 128."""
+    most = 128 if decay_dot(q, k, v) == torch.float32 else 256
+    return k.shape[-1] <= most and v.shape[-1] <= 256
 
 
 def delta_solved(
@@ -228,9 +234,7 @@ def delta_triton(
     """What `chunked_delta` computes, on the kernels; under autocast with products in its type."""
     b, h, t, value = v.shape
     key = k.shape[-1]
-    dot = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    if torch.is_autocast_enabled(v.device.type):
-        dot = torch.get_autocast_dtype(v.device.type)
+    dot = decay_dot(q, k, v)
     beta = beta.expand(b, h, t)
     g = g.reshape(*(1,) * (3 - g.dim()), *g.shape)
     fixed = (g.shape[-1] == 1 or g.stride(-1) == 0) and not g.requires_grad
@@ -247,9 +251,11 @@ DELTA_KERNELS: tuple[Callable[..., Any], ...] = (
     *DELTA_JIT,
     decay_width,
     decay_like,
+    decay_dot,
     decay_types,
     decay_gates,
     delta_config,
+    delta_served,
     delta_solved,
     delta_forward,
     delta_later,

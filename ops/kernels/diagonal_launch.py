@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.kernels.chunked_launch import decay_like, decay_limit, decay_width
+from ops.kernels.chunked_launch import decay_dot, decay_like, decay_limit, decay_width
 from ops.kernels.diagonal_kernel import DIAGONAL_JIT
 
 try:
@@ -198,9 +198,7 @@ def diagonal_triton(
 ) -> tuple[Tensor, Tensor]:
     """What `chunked_diagonal` computes without a bonus; under autocast in its type."""
     b, h, t, value = v.shape
-    dot = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    if torch.is_autocast_enabled(v.device.type):
-        dot = torch.get_autocast_dtype(v.device.type)
+    dot = decay_dot(q, k, v)
     q, k, g = (x.expand(b, h, t, k.shape[-1]) for x in (q, k, g))
     if config is None:
         config = diagonal_config(t, b * h, k.shape[-1], value, dot != torch.bfloat16)
@@ -211,6 +209,7 @@ def diagonal_triton(
 
 DIAGONAL_KERNELS: tuple[Callable[..., Any], ...] = (
     *DIAGONAL_JIT,
+    decay_dot,
     decay_width,
     decay_like,
     decay_limit,

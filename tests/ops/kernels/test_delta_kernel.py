@@ -97,8 +97,8 @@ def test_the_public_function_takes_the_kernel_where_it_serves(
     q, k, v, beta, g, _ = Problem(5, 16, 16).inputs()
     chunked_delta(q, k, v, beta, g)
     assert calls == [q.shape]
-    wide = torch.zeros(1, 1, 5, 200).double()
-    chunked_delta(wide, wide, v, beta, g)  # K > 128: the reference
+    wide = torch.zeros(1, 1, 5, 300).double()
+    chunked_delta(wide, wide, v, beta, g)  # K > 256: the reference
     assert calls == [q.shape]
 
 
@@ -116,6 +116,7 @@ LARGE = [
     Problem(1000, 128, 256, heads=3, dtype=torch.bfloat16),
     Problem(4000, 64, 64, heads=2, dtype=torch.bfloat16, span=512),
     Problem(2000, 128, 128, dtype=torch.bfloat16, span=512),
+    Problem(500, 256, 256, dtype=torch.bfloat16),
 ]
 
 
