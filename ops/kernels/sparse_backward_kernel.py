@@ -8,7 +8,9 @@
 Scores are computed anew, once in each kernel (7 matrix products in all where 5 are needed, and no
 atomic addition: equal inputs give equal bits). `sparse_queries` also makes delta, which
 `sparse_keys` reads. A program of `sparse_keys` has N keys of one kv head and walks tiles of M
-queries, over the heads that share these keys. Notation and tiles as in `sparse_kernel`.
+queries, over the heads that share these keys. The few first keys that all later queries see
+(`head`) would keep one program busy for the whole sequence: `sparse_far_keys` splits their far
+queries into chunks, whose sums `sparse_keys` adds. Notation and tiles as in `sparse_kernel`.
 Floors: 10 D FLOPs a seen pair; bytes of q, k, v, o, do read and dq, dk, dv written.
 """
 
@@ -225,10 +227,55 @@ if triton is not None:
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
         return dk, dv
 
-    @triton.jit(do_not_specialize=["sizes", "band"])
+    @triton.jit(do_not_specialize=["sizes", "band", "far"])
+    def sparse_far_keys(
+        Q, K, V, dOut, Far, Lse, Delta, q_at, k_at, v_at, do_at, sizes, band, far, Real, Slopes,
+        scale, cap, flags: tl.constexpr, DILATED: tl.constexpr, D: tl.constexpr,
+        WIDE: tl.constexpr, M: tl.constexpr, N: tl.constexpr, NEAR: tl.constexpr,
+        CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+    ):  # fmt: skip
+        """dk and dv of N of the first `head` keys from CHUNK queries beyond those that the program
+        of `sparse_keys` with these keys (a block of NEAR) walks itself."""
+        heads, group, length = sizes[0], sizes[1], sizes[2]
+        step = sizes[3] if DILATED else 1
+        blocks, chunks = far[0] // N, far[1]
+        n0 = tl.program_id(0) % blocks * N
+        z = tl.program_id(0) // blocks // chunks
+        chunk = tl.program_id(0) // blocks % chunks
+        r, b, hk = z % step, z // step // (heads // group), z // step % (heads // group)
+        n = (length - r + step - 1) // step
+        if Real is not None:
+            Real += b.to(tl.int64) * length
+        k = sparse_rows(K, k_at, b, hk, n0, n, r, step, D, N, WIDE, True)
+        v = sparse_rows(V, v_at, b, hk, n0, n, r, step, D, N, WIDE, True)
+        j = n0 + tl.arange(0, N)[:, None]
+        grads = (tl.zeros([N, WIDE], tl.float32), tl.zeros([N, WIDE], tl.float32))
+        end = tl.minimum((chunk + 1) * CHUNK, n)
+        begin = tl.minimum(n0 // NEAR * NEAR + NEAR, n) + band[0]
+        begin = tl.maximum(tl.minimum(begin, n), chunk * CHUNK)
+        seen_by = (band[4], Real, None, None, 0)
+        for g in range(0, group):
+            h = hk * group + g
+            slope = 0.0
+            if Slopes is not None:
+                slope = tl.load(Slopes + h).to(tl.float32)
+            row = (b.to(tl.int64) * heads + h) * length
+            for t in range(0, tl.cdiv(tl.maximum(end - begin, 0), M)):
+                grads = sparse_keys_tile(
+                    grads, k, v, j, n0, (begin + t * M, end), Q, dOut, q_at, do_at, Lse + row,
+                    Delta + row, None, band, (b, hk, n, r, step), h, seen_by, (scale, cap, slope),
+                    True, flags, D, M, WIDE, True, PRECISION,
+                )  # fmt: skip
+        at = n0 + tl.arange(0, N)[:, None]
+        at = ((z.to(tl.int64) * chunks + chunk) * 2 * far[0] + at) * WIDE
+        at += tl.arange(0, WIDE)[None, :]
+        tl.store(Far + at, grads[0])
+        tl.store(Far + at + far[0] * WIDE, grads[1])
+
+    @triton.jit(do_not_specialize=["sizes", "band", "far"])
     def sparse_keys(
-        Q, K, V, dOut, dK, dV, Lse, Delta, q_at, k_at, v_at, do_at, dk_at, dv_at, sizes, band,
-        Bounds, Spans, Counts, Index, Segment, Table, plan_at, Real, Slopes, scale, cap,
+        Q, K, V, dOut, dK, dV, Far, Lse, Delta, q_at, k_at, v_at, do_at, dk_at, dv_at, sizes, band,
+        far, Bounds, Spans, Counts, Index, Segment, Table, plan_at, Real, Slopes, scale, cap,
         flags: tl.constexpr, DILATED: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
         M: tl.constexpr, N: tl.constexpr, PART: tl.constexpr, LOOPS: tl.constexpr,
         PRECISION: tl.constexpr,
@@ -268,7 +315,8 @@ if triton is not None:
                     Counts + b * plan_at[2] + h * plan_at[3] + n0 // PART * 2, PART // M
                 )
             else:
-                stretch, count = sparse_query_tiles(n0, n, band, head, Bounds, Spans, flags, M, N)
+                walked = 0 if Far is not None else head
+                stretch, count = sparse_query_tiles(n0, n, band, walked, Bounds, Spans, flags, M, N)
             wholes = count[0] + count[2] - count[1]
             if LOOPS == "split":
                 for u in range(0, wholes):
@@ -295,8 +343,18 @@ if triton is not None:
                         q_at, do_at, Lse + row, Delta + row, Bounds, band, where, h, seen_by, logit,
                         partial, flags, D, M, WIDE, True, PRECISION,
                     )  # fmt: skip
-        sparse_store(dK, grads[0] * scale, dk_at, b, hk, n0, n, r, step, D, N, WIDE)
-        sparse_store(dV, grads[1], dv_at, b, hk, n0, n, r, step, D, N, WIDE)
+        dk, dv = grads
+        if Far is not None:
+            z = (b * (heads // group) + hk) * step + r
+            rows = n0 + tl.arange(0, N)[:, None]
+            at = (z.to(tl.int64) * far[1] * 2 * far[0] + rows) * WIDE
+            at += tl.arange(0, WIDE)[None, :]
+            for _ in range(0, tl.where(n0 < far[0], far[1], 0)):
+                dk += tl.load(Far + at, mask=rows < far[0], other=0.0)
+                dv += tl.load(Far + at + far[0] * WIDE, mask=rows < far[0], other=0.0)
+                at += 2 * far[0] * WIDE
+        sparse_store(dK, dk * scale, dk_at, b, hk, n0, n, r, step, D, N, WIDE)
+        sparse_store(dV, dv, dv_at, b, hk, n0, n, r, step, D, N, WIDE)
 
 
 SPARSE_BACKWARD_JIT: tuple[Callable[..., Any], ...] = ()
@@ -307,5 +365,6 @@ if triton is not None:
         sparse_queries,
         sparse_query_tiles,
         sparse_keys_tile,
+        sparse_far_keys,
         sparse_keys,
     )

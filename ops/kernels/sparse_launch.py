@@ -24,7 +24,7 @@ except ImportError:  # the PyTorch reference serves
     triton = None
 
 if triton is not None:
-    from ops.kernels.sparse_backward_kernel import sparse_keys, sparse_queries
+    from ops.kernels.sparse_backward_kernel import sparse_far_keys, sparse_keys, sparse_queries
     from ops.kernels.sparse_kernel import sparse_forward
 
 
@@ -137,7 +137,7 @@ def sparse_common(q: Tensor, k: Tensor, pattern, extras: tuple, side: int) -> di
 def sparse_settings(part: str, q: Tensor, pattern, extras: tuple, config: tuple | None) -> tuple:
     """The config of a part, fitted to padding and to the blocks of lists."""
     config = config or sparse_config(part, q.shape[3], q.dtype, pattern.short)
-    m, n, warps, stages, loops, describe = config
+    m, n, warps, stages, loops, describe = config[:6]
     if extras[0] is not None:
         loops = "masked"
     if pattern.part:
@@ -198,6 +198,34 @@ def sparse_queries_run(
     return dq, delta
 
 
+def sparse_far_run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    delta: Tensor,
+    pattern,
+    extras: tuple,
+    near: int,
+    chunk: int,
+) -> tuple[Tensor, tuple[int, int]]:
+    """The sums of `sparse_far_keys` [z, chunks, 2, rows, WIDE], and (rows, chunks)."""
+    given = sparse_common(q, k, pattern, extras, 1)
+    size = min(near, max(16, triton.next_power_of_2(pattern.band[4])), 64)
+    rows = triton.cdiv(pattern.band[4], size) * size
+    chunks = triton.cdiv(triton.cdiv(q.shape[2], pattern.step), chunk)
+    z = k.shape[0] * k.shape[1] * pattern.step
+    far = torch.empty(z, chunks, 2, rows, given["WIDE"], dtype=torch.float32, device=q.device)
+    names = ("sizes", "band", "Real", "Slopes", "scale", "cap", "flags", "DILATED", "D", "WIDE")
+    sparse_far_keys[(rows // size * chunks * z,)](
+        q, k, v, grad, far, lse, delta, sparse_strides(q), sparse_strides(k), sparse_strides(v),
+        sparse_strides(grad), far=(rows, chunks), M=64, N=size, NEAR=near, CHUNK=chunk,
+        PRECISION=given["PRECISION"], num_warps=4, num_stages=2, **{x: given[x] for x in names},
+    )  # fmt: skip
+    return far, (rows, chunks)
+
+
 def sparse_keys_run(
     q: Tensor,
     k: Tensor,
@@ -215,12 +243,16 @@ def sparse_keys_run(
     given = sparse_common(q, k, pattern, extras, 1)
     m, n, warps, stages, loops, describe = sparse_settings("keys", q, pattern, extras, config)
     describe = describe and sparse_can_describe(pattern.step, q, grad)
+    far, parts, chunk = None, (1, 1), config[6] if config and len(config) > 6 else 1024
+    head, places = pattern.band[4], triton.cdiv(t, pattern.step)
+    if 0 < head <= 512 and pattern.bounds is None and places > 2 * chunk:
+        far, parts = sparse_far_run(q, k, v, lse, grad, delta, pattern, extras, n, chunk)
     q_from, q_at = sparse_source(q, m, given["WIDE"], describe)
     grad_from, grad_at = sparse_source(grad, m, given["WIDE"], describe)
     sparse_keys[(sparse_tail(pattern.step, t, n) * b * few,)](
-        q_from, k, v, grad_from, dk, dv, lse, delta, q_at, sparse_strides(k), sparse_strides(v),
-        grad_at, sparse_strides(dk), sparse_strides(dv), M=m, N=n, LOOPS=loops, num_warps=warps,
-        num_stages=stages, **given,
+        q_from, k, v, grad_from, dk, dv, far, lse, delta, q_at, sparse_strides(k),
+        sparse_strides(v), grad_at, sparse_strides(dk), sparse_strides(dv), far=parts, M=m, N=n,
+        LOOPS=loops, num_warps=warps, num_stages=stages, **given,
     )  # fmt: skip
     return dk, dv
 
@@ -271,6 +303,7 @@ SPARSE_KERNELS: tuple[Callable[..., Any], ...] = (
     sparse_common,
     sparse_forward_run,
     sparse_queries_run,
+    sparse_far_run,
     sparse_keys_run,
     SparseTriton,
 )

@@ -34,6 +34,7 @@ LIMIT = {torch.float32: 2e-5 if CUDA else 2e-6, torch.bfloat16: 1.2e-2, torch.fl
 SPLIT = (32, 16, 4, 1, "split", False)
 BRANCH = (16, 32, 4, 2, "branch", True)
 MASKED = (32, 32, 4, 1, "masked", True)
+FAR = (16, 32, 4, 1, "split", False, 32)  # queries far from the first keys in chunks of 32
 
 
 def packed(t: int) -> Tensor:
@@ -88,6 +89,7 @@ def random_blocks(t: int) -> Mapping[str, SparsePattern]:
 
 
 LOOPS = {name: (SPLIT, BRANCH, MASKED)[i % 3] for i, name in enumerate(patterns(100))}
+LOOPS |= {"sink": FAR, "wide": FAR}
 
 
 def moved(x: Any, device: str) -> Any:
