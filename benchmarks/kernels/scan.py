@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.kernels.harness import Kernel, Row
 from benchmarks.kernels.rows import best
-from ops.kernels.scan import gate_terms, gated_scan, linear_scan
+from ops.kernels.scan import gate_terms, gated_scan, linear_scan, prefix_softmax
 from ops.kernels.scan_kernel import gate_parts, scan_backward, scan_forward
 
 Size = tuple[int, int, int]
@@ -89,9 +89,44 @@ def row(kind: str, size: Size, mode: str) -> Row:
     )
 
 
+def pool_inputs(size: Size, seed: int) -> tuple[Tensor, ...]:
+    """Scores [B, H, T] and values [B, H, T, 64] of D = 64 H channels, heads inside of time."""
+    torch.manual_seed(seed)
+    b, t, d = size
+    s = torch.randn(b, d // 64, t, device="cuda", requires_grad=True)
+    v = torch.randn(b, t, d // 64, 64, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+    return s, v.requires_grad_()
+
+
+def pool_torch(s: Tensor, v: Tensor) -> Tensor:
+    """Softmax of a triangle of scores: O(T^2), as torch would have it."""
+    hidden = torch.ones(s.shape[-1], s.shape[-1], dtype=torch.bool, device=s.device).triu(1)
+    scores = s[..., None, :].expand(-1, -1, s.shape[-1], -1).masked_fill(hidden, float("-inf"))
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def pool_row(size: Size, mode: str) -> Row:
+    b, t, d = size
+    return Row(
+        engine="scan",
+        name=f"pool-{b}-{t}-{d}",
+        mode=mode,
+        inputs=partial(pool_inputs, size),
+        small=partial(pool_inputs, (2, 777, d)),
+        ours=prefix_softmax,
+        reference=pool_torch,
+        flops=0.0,
+        bytes=float(b * t * d * (4 + 8 * (mode == "fwd+bwd"))),
+        peers={"torch": pool_torch, "compiled": torch.compile(pool_torch, dynamic=False)},
+        warm=torch._dynamo.reset,
+    )
+
+
 def rows() -> list[Row]:
     chosen = [("plain", s) for s in SIZES] + [("gru", s) for s in SIZES] + [("lstm", SIZES[1])]
-    return [row(kind, size, mode) for kind, size in chosen for mode in ("fwd", "fwd+bwd")]
+    modes = ("fwd", "fwd+bwd")
+    pools = [pool_row(size, mode) for size in SIZES[:3] for mode in modes]
+    return [row(kind, size, mode) for kind, size in chosen for mode in modes] + pools
 
 
 def runs(kind: str, size: Size) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar.domain import Flag, Int, Word
-from ops.kernels.scan import prefix_softmax, softmax_union
+from ops.kernels.scan import PREFIX_SOFTMAX, prefix_softmax, softmax_union
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -131,6 +131,6 @@ OP = Op(
     fixed_length=True,
     mask="use",
     state=True,
-    uses=(softmax_union, prefix_softmax),
+    uses=PREFIX_SOFTMAX,
     paper="arXiv:2105.14103",
 )

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
 from ops.attention.engine import masked_softmax, split_heads
-from ops.kernels.scan import prefix_softmax, softmax_union
+from ops.kernels.scan import PREFIX_SOFTMAX, prefix_softmax, softmax_union
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -88,6 +88,6 @@ OP = Op(
     causal=lambda x, causal, **_: causal,
     mask="use",
     state=True,
-    uses=(split_heads, masked_softmax, softmax_union, prefix_softmax),
+    uses=(split_heads, masked_softmax, *PREFIX_SOFTMAX),
     paper="arXiv:2510.11602",
 )

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ops.kernels.dispatch import on_triton
 from ops.kernels.scan_kernel import SCAN_KERNELS, GatedScan, LinearScan
+from ops.kernels.scan_pool_kernel import POOL_KERNELS, PoolScan
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
@@ -101,6 +102,9 @@ def prefix_softmax(s: Tensor, v: Tensor, chunk: int = 64) -> Tensor:
     by the union. A token with s = -inf takes no part; a row without tokens gives 0.
     """
     b, h, t, width = v.shape
+    if on_triton(s, v) and v.shape[-1] <= 256 and v.numel():
+        o: Tensor = PoolScan.apply(s, v)  # type: ignore[no-untyped-call]  # torch gives no type
+        return o
     wide = torch.promote_types(v.dtype, torch.float32)
     size = min(chunk, t)
     pad = -t % size
@@ -128,4 +132,10 @@ def prefix_softmax(s: Tensor, v: Tensor, chunk: int = 64) -> Tensor:
 
 
 LINEAR_SCAN: tuple[Callable[..., Any], ...] = (on_triton, *SCAN_KERNELS, linear_scan)
+PREFIX_SOFTMAX: tuple[Callable[..., Any], ...] = (
+    on_triton,
+    *POOL_KERNELS,
+    softmax_union,
+    prefix_softmax,
+)
 GATED_SCAN: tuple[Callable[..., Any], ...] = (*LINEAR_SCAN, gate_terms, gated_scan)

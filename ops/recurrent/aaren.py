@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from grammar.domain import Flag, Int
-from ops.kernels.scan import prefix_softmax, softmax_union
+from ops.kernels.scan import PREFIX_SOFTMAX, prefix_softmax, softmax_union
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -87,6 +87,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(softmax_union, prefix_softmax),
+    uses=PREFIX_SOFTMAX,
     paper="arXiv:2405.13956",
 )
