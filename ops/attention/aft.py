@@ -39,7 +39,7 @@ class AttentionFree(nn.Module):
         """full and local: the rows at `place` over all keys; `real` [B, S] or [1, S]."""
         key = torch.arange(k.shape[1], device=k.device)
         gap = place[:, None] - key
-        bias = self.left[place] @ self.right[: k.shape[1]].mT
+        bias = (self.left[place] @ self.right[: k.shape[1]].mT).to(k.dtype)
         if self.kind == "local":
             bias = bias * (gap.abs() < self.window)
         low = torch.finfo(k.dtype).min

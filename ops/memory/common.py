@@ -72,8 +72,8 @@ class BranchGate(nn.Module):
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         shape = self.scale_y.shape
-        gate = F.rms_norm(m, shape, self.scale_m, 1e-6).sigmoid()
-        return F.rms_norm(y, shape, self.scale_y, 1e-6) * gate
+        gate = F.rms_norm(m, shape, self.scale_m.to(m.dtype), 1e-6).sigmoid()
+        return F.rms_norm(y, shape, self.scale_y.to(y.dtype), 1e-6) * gate
 
 
 def titans_params(reach: str, low: int, default: int) -> Mapping[str, Domain]:

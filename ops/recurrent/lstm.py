@@ -30,7 +30,7 @@ class LSTM(nn.Module):
 
     def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         y, (h, c) = self.cells(x, (state[0][None], state[1][None]))
-        return y, (h[0], c[0])
+        return y, (h[0].to(state[0].dtype), c[0].to(state[1].dtype))
 
 
 def _shape(x: TensorType) -> TensorType:
