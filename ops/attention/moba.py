@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from grammar.domain import Int, Word
-from ops.attention.engine import ENGINE, ScoreAttention, attention_cost, attention_shape
+from ops.attention.engine import attention_cost, attention_shape
+from ops.attention.pattern import PATTERN_ENGINE, PatternAttention
+from ops.kernels.dispatch import on_triton
+from ops.kernels.sparse import sparse_blocks
 from ops.spec import Cost, Op, TensorType
 
 
@@ -31,15 +34,15 @@ def block_means(k: Tensor, block: int, real: Tensor | None) -> tuple[Tensor, Ten
     return total / count.clamp_min(1)[:, None, :, None], count
 
 
-class BlockMixtureAttention(ScoreAttention):
+class BlockMixtureAttention(PatternAttention):
     def __init__(
         self, dim: int, heads: int, block: int = 64, top: int = 3, pos: str = "none"
     ) -> None:
         super().__init__(dim, heads, True, pos)
         self.block, self.top = block, top
 
-    def chosen(self, q: Tensor, k: Tensor, place: Tensor, real: Tensor | None) -> Tensor:
-        """Which keys are in the blocks that each query picks, [B, H, T, S]."""
+    def picked(self, q: Tensor, k: Tensor, place: Tensor, real: Tensor | None) -> Tensor:
+        """Which blocks each query picks, [B, H, T, N]."""
         means, count = block_means(k, self.block, real)
         gate = (q @ means.mT).float()
         block = torch.arange(means.shape[2], device=q.device)
@@ -48,12 +51,20 @@ class BlockMixtureAttention(ScoreAttention):
         gate = gate.masked_fill(closed, float("-inf")).masked_fill(block == own, float("inf"))
         best = gate.topk(min(self.top, means.shape[2]), dim=-1).indices
         picked = torch.zeros_like(gate, dtype=torch.bool).scatter(-1, best, True)
-        picked = picked & (gate > float("-inf"))
+        return picked & (gate > float("-inf"))
+
+    def chosen(self, q: Tensor, k: Tensor, place: Tensor, real: Tensor | None) -> Tensor:
+        """Which keys are in the blocks that each query picks, [B, H, T, S]."""
+        picked = self.picked(q, k, place, real)
         return picked.repeat_interleave(self.block, -1)[..., : k.shape[2]]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         place = torch.arange(x.shape[1], device=x.device)
         q, k, v = self.project(x, x, place)
+        if on_triton(q, k, v):
+            table = self.picked(q, k, place, mask)
+            pattern = sparse_blocks(table, 1, self.block, x.shape[1], causal=True)
+            return self.merge(self.walk(q, k, v, pattern, mask))
         gap = place[:, None] - place
         seen = (gap >= 0) & self.chosen(q, k, place, mask)
         if mask is not None:
@@ -90,6 +101,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(*ENGINE, block_means),
+    uses=(*PATTERN_ENGINE, block_means),
     paper="arXiv:2502.13189",
 )

@@ -20,18 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from grammar.domain import Int, Word
-from ops.attention.engine import (
-    ENGINE,
-    ScoreAttention,
-    attention_shape,
-    masked_softmax,
-    split_heads,
-)
+from ops.attention.engine import attention_shape, masked_softmax, split_heads
 from ops.attention.moba import block_means
+from ops.attention.pattern import PATTERN_ENGINE, PatternAttention
+from ops.kernels.dispatch import on_triton
+from ops.kernels.sparse import SparsePattern, sparse_blocks
 from ops.spec import Cost, Mismatch, Op, TensorType
 
 
-class NativeSparseAttention(ScoreAttention):
+class NativeSparseAttention(PatternAttention):
     def __init__(
         self,
         dim: int,
@@ -68,19 +65,29 @@ class NativeSparseAttention(ScoreAttention):
         p = masked_softmax(
             q @ self.every_head(k_mean).mT * self.scale, ended & (count > 0)[:, None, None]
         )
-        gap = place[:, None] - torch.arange(k.shape[2], device=x.device)
-        seen = gap >= 0 if real is None else (gap >= 0) & real[:, None, None, :]
-        scores = self.scores(q, k, gap)
-        picked = self.chosen(p, place).repeat_interleave(self.block, -1)[..., : k.shape[2]]
-        v = self.every_head(v)
-        outs = [
-            p @ self.every_head(v_mean),
-            masked_softmax(scores, seen & self.every_head(picked)) @ v,
-            masked_softmax(scores, seen & (gap < self.window)) @ v,
-        ]
+        blocks = p @ self.every_head(v_mean)
+        picked = self.every_head(self.chosen(p, place))
+        chosen, window = self.tokens(q, k, v, place, picked, real)
         gates = split_heads(self.gate(x).sigmoid(), 3 * self.heads).chunk(3, 1)
-        mixed = gates[0] * outs[0] + gates[1] * outs[1] + gates[2] * outs[2]
-        return self.merge(mixed)
+        return self.merge(gates[0] * blocks + gates[1] * chosen + gates[2] * window)
+
+    def tokens(
+        self, q: Tensor, k: Tensor, v: Tensor, place: Tensor, picked: Tensor, real: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The mixed values of the chosen blocks, `picked` [B, heads, T, N], and of the window."""
+        t = k.shape[2]
+        if q.shape[2] == t and on_triton(q, k, v):
+            blocks = sparse_blocks(picked, 1, self.block, t, causal=True)
+            window = SparsePattern(self.window - 1, 0)
+            return self.walk(q, k, v, blocks, real), self.walk(q, k, v, window, real)
+        gap = place[:, None] - torch.arange(t, device=q.device)
+        seen = gap >= 0 if real is None else (gap >= 0) & real[:, None, None, :]
+        scores, v = self.scores(q, k, gap), self.every_head(v)
+        picked = picked.repeat_interleave(self.block, -1)[..., :t]
+        return (
+            masked_softmax(scores, seen & picked) @ v,
+            masked_softmax(scores, seen & (gap < self.window)) @ v,
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         place = torch.arange(x.shape[1], device=x.device)
@@ -128,6 +135,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(*ENGINE, block_means),
+    uses=(*PATTERN_ENGINE, block_means),
     paper="arXiv:2502.11089",
 )

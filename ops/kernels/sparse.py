@@ -132,9 +132,10 @@ def sparse_blocks(
         for s in which
     ]
     (u0, u1), (v0, v1) = edge
-    sums = F.pad(table.cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32), (1, 0, 1, 0))
-    lower, upper = sums[:, :, u0], sums[:, :, u1 + 1]
-    seen = upper[..., v1 + 1] - upper[..., v0] - lower[..., v1 + 1] + lower[..., v0]
+    sums = F.pad(table.cumsum(-1, dtype=torch.int32), (1, 0))
+    columns_of = sums[..., v1 + 1] - sums[..., v0]  # how many segments of each tile of keys
+    sums = F.pad(columns_of.cumsum(-2, dtype=torch.int32), (0, 0, 1, 0))
+    seen = sums[:, :, u1 + 1] - sums[:, :, u0]
     tile = torch.arange(count, device=table.device)
     inside = (tile + 1) * part <= length
     whole = (seen == (u1 - u0 + 1)[:, None] * (v1 - v0 + 1)) & inside[:, None] & inside

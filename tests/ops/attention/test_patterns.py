@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ops.attention import bigbird, document, pattern, softmax, window
+from ops.attention import bigbird, document, moba, nsa, pattern, softmax, window
 from ops.attention.bigbird import BigBirdAttention
 from ops.attention.dilated import DilatedAttention
 from ops.attention.document import DocumentAttention
+from ops.attention.moba import BlockMixtureAttention
+from ops.attention.nsa import NativeSparseAttention
 from ops.attention.prefix import PrefixAttention
 from ops.attention.sink import SinkAttention
 from ops.attention.softmax import SoftmaxAttention
@@ -27,6 +29,8 @@ MODULES: dict[str, Any] = {
     "dilated causal": lambda: DilatedAttention(32, 2, causal=True, window=5, dilation=3),
     "dilated": lambda: DilatedAttention(32, 2, window=5, dilation=2, pos="alibi"),
     "prefix": lambda: PrefixAttention(32, 2, prefix=11, pos="alibi"),
+    "moba": lambda: BlockMixtureAttention(32, 2, block=8, top=2),
+    "nsa": lambda: NativeSparseAttention(32, 4, kv_heads=2, block=8, top=3, window=9),
     "bigbird": lambda: BigBirdAttention(32, 2, block=4, global_blocks=1, random=1),
     "bigbird causal": lambda: BigBirdAttention(
         32, 2, causal=True, block=4, global_blocks=1, random=1
@@ -66,10 +70,10 @@ def test_the_engine_computes_what_the_written_out_scores_do(
     plain = sparse.SparseTriton.apply
     monkeypatch.setattr(sparse.SparseTriton, "apply", lambda *a: calls.append(1) or plain(*a))
     if not CUDA:
-        for place in (sparse, pattern, window, document, softmax):
+        for place in (sparse, pattern, window, document, softmax, moba, nsa):
             monkeypatch.setattr(place, "on_triton", lambda *_: True)
     got = results(module.float().to(DEVICE), padded)
-    assert len(calls) == 1
+    assert len(calls) == 1 + (name == "nsa")
     for a, e in zip(got, want, strict=True):
         torch.testing.assert_close(a.cpu().double(), e, rtol=1e-4, atol=2e-5)
 
