@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import ops
 from einspace import load as loading
-from einspace.compile import Compiled, compile_space
+from einspace.compile import Compiled, compile_space, compile_text
 from einspace.interface import Interface
 from einspace.load import load
 from grammar.parse import parse
@@ -90,6 +91,23 @@ def test_a_kernel_with_another_text_is_that_of_the_file(source: str) -> None:
     assert model.forward.__globals__["doubled_kernel"] is not doubled_kernel
     x = torch.randn(2, 7, 5)
     torch.testing.assert_close(model(x), 20 * x)
+
+
+def test_of_a_second_architecture_python_compiles_its_own_classes_alone() -> None:
+    first = compile_text("gru >> residual(rms_norm >> gru) >> gru", TYPE).source
+    second = compile_text("gru >> rms_norm >> residual(rms_norm >> gru)", TYPE).source
+    load(first)
+    before = loading._code.cache_info().misses
+    model = load(second)()
+    assert loading._code.cache_info().misses - before <= 2  # Model, and the header before it
+    assert model(torch.randn(1, 7, 5)).shape == (1, 7, 5)
+
+
+def test_a_traceback_shows_the_line_of_the_file() -> None:
+    text = compile_text("rms_norm >> relu", TYPE).source.replace("# seq[7,5]", "@ x", 1)
+    with pytest.raises(RuntimeError) as caught:
+        load(text)()(torch.randn(1, 7, 5))
+    assert "@ x" in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_file_written_without_triton_says_so_and_takes_the_reference() -> None:
