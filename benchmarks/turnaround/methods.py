@@ -5,9 +5,13 @@
 `eager`. The two peers run the emitted file on its PyTorch references, ours with its kernels.
 """
 
+import hashlib
+import importlib.util
 import itertools
 import json
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +23,7 @@ from torch.nn import functional as F
 
 from benchmarks.turnaround.texts import SIZES, VOCAB, texts
 from einspace.interface import Interface
-from einspace.load import load
+from einspace.load import GUARD, load, statements
 from ops.spec import seq, tokens
 from search.capture import Captured, Emitted
 from search.feed import Feed
@@ -113,12 +117,29 @@ def prepare(folder: Path) -> None:
 
 
 def build(source: str, device: torch.device, *, kernels: bool) -> nn.Module:
-    """The model from seed 0; without kernels every op takes its reference."""
-    model = load(source)
-    if not kernels:
-        model.forward.__globals__["on_triton"] = lambda *_: False
+    """The model from seed 0; without kernels, every op on its reference."""
+    model = load(source) if kernels else plain(source)
     torch.manual_seed(0)
     return model().to(device)
+
+
+def plain(source: str) -> type[nn.Module]:
+    """The class of a file without its kernels, in a module that can be imported, as torch.compile
+    wants it."""
+    guard = f"if {GUARD}:"
+    text = "".join(part for part in statements(source) if not part.startswith(guard))
+    name = f"plain_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    path = Path(tempfile.gettempdir()) / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    module.__dict__["on_triton"] = lambda *_: False
+    model: type[nn.Module] = module.Model
+    return model
 
 
 def feed_of(size: str, rows: Split, device: torch.device, *, kernels: bool) -> Feed:
