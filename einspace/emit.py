@@ -29,6 +29,7 @@ TRITON = """
 try:
     import triton
     import triton.language as tl
+    import triton.tools.tensor_descriptor
 except ImportError:  # the PyTorch references serve
     triton = None
 """

@@ -7,7 +7,6 @@ A candidate is (M, N, warps, stages, loops, descriptors), as `sparse_config` giv
 """
 
 import argparse
-import itertools
 import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping
@@ -24,39 +23,30 @@ PARTS = ("forward", "queries", "keys")
 Config = tuple[int, int, int, int, str, bool]
 Job = tuple[str, int, Config]
 TILES: Mapping[tuple[str, int], list[tuple[int, int, int, int]]] = {
-    ("forward", 64): [
-        (64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2), (64, 32, 4, 3), (128, 32, 4, 3),
-        (64, 128, 4, 2), (128, 128, 4, 2),
-    ],
-    ("queries", 64): [
-        (64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 3), (128, 32, 4, 3),
-        (64, 128, 4, 2), (128, 64, 4, 2),
-    ],
     ("keys", 64): [
-        (64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 8, 2), (32, 64, 4, 3), (32, 128, 4, 3),
-        (128, 64, 4, 2), (32, 128, 8, 3),
-    ],
-    ("forward", 128): [
-        (64, 64, 4, 2), (128, 64, 8, 3), (128, 64, 8, 2), (64, 32, 4, 3), (128, 32, 8, 3),
-        (64, 128, 4, 2), (128, 128, 8, 2),
-    ],
-    ("queries", 128): [
-        (64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (64, 32, 4, 3), (128, 32, 8, 2),
-        (64, 64, 8, 2),
+        (64, 64, 4, 2), (64, 64, 4, 3), (32, 64, 4, 3), (64, 128, 8, 2), (32, 128, 4, 2),
+        (32, 128, 8, 3), (64, 64, 8, 2),
     ],
     ("keys", 128): [
-        (32, 128, 8, 3), (64, 128, 8, 2), (64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 3),
-        (32, 128, 8, 2),
+        (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 2), (32, 64, 4, 3),
+        (64, 128, 8, 2), (32, 128, 8, 2),
     ],
+    ("forward", 128): [
+        (64, 64, 4, 2), (64, 32, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 3),
+    ],
+    ("queries", 128): [
+        (64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 3), (128, 64, 8, 2),
+    ],
+    ("queries", 64): [(64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 3), (64, 32, 4, 4)],
+    ("forward", 64): [(64, 64, 4, 2), (64, 64, 4, 3)],
 }  # fmt: skip
 
 
 def candidates(part: str, d: int) -> list[Config]:
-    """Both loops for every tile; one predicate for all, and descriptors, for the first two."""
+    """A loop that asks for every tile, by pointers and by descriptors; two loops for the first."""
     tiles = TILES[part, d]
-    found: list[Config] = [(*t, loops, False) for t in tiles for loops in ("split", "branch")]
-    found += [(*t, "masked", False) for t in tiles[:2]]
-    return found + [(*t, loops, True) for t in tiles[:2] for loops in ("split", "branch")]
+    found: list[Config] = [(*t, "branch", describe) for t in tiles for describe in (False, True)]
+    return [*found, (*tiles[0], "split", False), (*tiles[0], "split", True)]
 
 
 def launch(part: str, name: str, parts: tuple[Tensor, ...], config: Config | None) -> Any:
@@ -142,12 +132,13 @@ def tell(group: tuple[str, int], names: list[str], found: list[tuple[Config, lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--widths", default="64")
+    parser.add_argument("--widths", default="64,128")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--names", default=",".join(SWEPT))
     arguments = parser.parse_args()
     widths = [int(w) for w in arguments.widths.split(",")]
-    kinds = itertools.product(arguments.parts.split(","), widths)
+    parts = arguments.parts.split(",")
+    kinds = [(part, d) for part, d in TILES if part in parts and d in widths]
     jobs = [(part, d, config) for part, d in kinds for config in candidates(part, d)]
     sweep(jobs, arguments.names.split(","))
 

@@ -36,21 +36,17 @@ def sparse_config(part: str, width: int, dtype: torch.dtype, short: bool) -> tup
     if dtype == torch.float32:
         if width > 128:
             return 32, 16, 4, 1, "masked", False
-        loops, warps = ("split", 4) if width <= 64 else ("masked", 8)
-        return (
-            (32, 64, warps, 1, loops, False)
-            if part == "keys"
-            else (64, 32, warps, 2 if width <= 64 else 1, loops, False)
-        )
+        loops, warps = ("branch", 4) if width <= 64 else ("masked", 8)
+        if part == "keys":
+            return 32, 64, warps, 1, loops, False
+        return 64, 32, warps, 2 if width <= 64 else 1, loops, False
     if width > 128:
-        return (
-            (32, 64, 8, 2, "masked", False) if part == "keys" else (64, 64, 8, 2, "masked", False)
-        )
+        return 32 if part == "keys" else 64, 64, 8, 2, "masked", False
     if part == "forward":
-        return 128, 64, 4 if width <= 64 else 8, 3, "split", False
+        return 64, 64, 4, 2 if short or width > 64 else 3, "branch", short or width > 64
     if part == "queries":
-        return (128, 64, 8, 2, "split", False) if width > 64 else (128, 64, 8, 3, "split", False)
-    return (32, 128, 8, 3, "split", False) if width > 64 else (64, 64, 4, 3, "split", False)
+        return 64, 64, 4, 3 if width <= 64 and not short else 2, "branch", width > 64
+    return (32, 128, 8, 3, "branch", False) if width > 64 else (64, 64, 4, 2, "branch", False)
 
 
 def sparse_strides(x: Tensor) -> tuple[int, int, int]:

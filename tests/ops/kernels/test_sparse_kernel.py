@@ -351,7 +351,7 @@ def test_a_graph_captures_forward_and_backward_and_runs_these_kernels() -> None:
         out, _ = sparse_attention(q, k, v, sparse_documents(doc, "causal"))
         return [out, *torch.autograd.grad(out, (q, k, v), torch.ones_like(out))]
 
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
         eager = run()
         torch.cuda.synchronize()
     names = " ".join(e.key for e in seen.key_averages())
