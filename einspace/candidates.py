@@ -12,10 +12,12 @@ from einspace.optable import table
 from einspace.space_facts import candidate
 from einspace.types import Typing
 from grammar.derive import derive
+from grammar.exact import replay
 from grammar.mutate import Operator, offspring
 from grammar.normal import Named, named
 from grammar.parse import parse
 from grammar.pcfg import check_space
+from grammar.taught import Taught
 from grammar.walk import Chooser, Derivation, Limits
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "draw",
     "frame",
     "sample",
+    "taught_sample",
     "uniform",
 ]
 
@@ -49,6 +52,15 @@ def sample(frame: Frame, rng: random.Random) -> Candidate:
     """
     sums = sums_of(frame)
     return candidate(frame, sums, sums.sample(rng))
+
+
+def taught_sample(frame: Frame, source: Taught, rng: random.Random) -> Candidate:
+    """A draw under other weights (`einspace.draws.taught`), as a candidate of the frame's own.
+
+    Raises: SpaceError when nothing fits.
+    """
+    found = replay(frame.space, source.draw(rng), frame.typing, frame.limits)
+    return _walked(frame, found, named(found.closed, frame.typing.signatures))
 
 
 def uniform(frame: Frame, rng: random.Random, nodes: int | None = None) -> Candidate:

@@ -16,7 +16,9 @@ from grammar.errors import SpaceError
 from grammar.estimate import Estimate, Proposer, Relaxed, Walked
 from grammar.exact import Exact
 from grammar.exact_ops import TooLarge
+from grammar.learn import Sites, Table, sites, weighted
 from grammar.sequential import Sequential
+from grammar.taught import POOL, Summed, Taught, Weighed, marked, proposals, weighed
 from grammar.walk import Limits
 
 CAP = 150_000
@@ -48,6 +50,35 @@ def drawn_limits(frame: Frame) -> Limits:
     return Limits(DRAWN_NODES, limits.params, limits.flops, memory=limits.memory)
 
 
+def sites_of(frame: Frame) -> Sites:
+    """The places of a frame's weights; the first call finds them."""
+    held = frame.held.sites
+    if not isinstance(held, Sites):
+        held = frame.held.sites = sites(frame.space, frame.typing.signatures)
+    return held
+
+
+def taught(frame: Frame, table: Table) -> Taught:
+    """Draws from a frame's space under other weights (of `sites_of`), within its budget: exact or
+    sequential like those of its own weights, and from what these have built.
+
+    Raises: SpaceError when nothing fits.
+    """
+    sums, limits, places = sums_of(frame), drawn_limits(frame), sites_of(frame)
+    if isinstance(sums, Estimate):
+        if isinstance(sums.proposer, Sequential):
+            return weighed(sums.proposer, places, table)
+        if isinstance(sums.proposer, Walked):
+            walked = Walked(weighted(places, table), frame.typing, limits)
+            return Weighed(walked, proposals(walked, random.Random(0), POOL), POOL)
+    relaxed = isinstance(sums, Estimate)
+    held = frame.held.forest
+    if not isinstance(held, Exact):
+        inner = Limits(limits.nodes) if relaxed else limits
+        held = frame.held.forest = marked(places, facts_of(frame), inner, layered_of(frame))
+    return Summed(held, table, frame.typing, limits if relaxed else None)
+
+
 def _build(frame: Frame) -> Sums:
     limits = drawn_limits(frame)
     try:
@@ -70,7 +101,7 @@ def _proposer(frame: Frame, limits: Limits) -> Proposer:
     blurred = Blurred(typing.table, typing.interface, exports=False)
     try:
         found = Sequential(
-            frame.space,
+            sites_of(frame).space,
             facts_of(frame),
             limits,
             layered=layered_of(frame),

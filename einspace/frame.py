@@ -41,6 +41,8 @@ class Held:
     """What is built once a frame, when it is first asked for; the last parents that bred."""
 
     sums: object = None
+    sites: object = None
+    forest: object = None
     parents: Parents = field(default_factory=dict)
 
 

@@ -26,7 +26,7 @@ from grammar.ast import Node, Space
 from grammar.derive import derive
 from grammar.domain import Scalar
 from grammar.errors import SpaceError
-from grammar.exact import Drawn, Exact, replay
+from grammar.exact import Exact, replay
 from grammar.exact_ops import TooLarge
 from grammar.normal import text_of
 from grammar.parse import parse
@@ -106,7 +106,7 @@ class Text:
         return self._replayed(self.derivations).trace
 
     def _replayed(self, ways: Derivations) -> Derivation:
-        return replay(self.frame.space, Drawn(ways.best(), 0.0), self.frame.typing, Limits())
+        return replay(self.frame.space, ways.best(), self.frame.typing, Limits())
 
     def _places(self, *, alike: bool) -> Places:
         value = self.closed.value

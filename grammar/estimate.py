@@ -202,4 +202,4 @@ class Estimate:
 
     def replay(self, drawn: Drawn, algebra: Algebra, limits: Limits | None = None) -> Derivation:
         """The derivation of a draw under the algebra that builds it; it never meets a refusal."""
-        return replay(self.space, drawn, algebra, limits or self.limits)
+        return replay(self.space, drawn.picks, algebra, limits or self.limits)

@@ -12,7 +12,8 @@ Source: inside sums (Baker 1979); semiring parsing (Goodman 1999).
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, TypeVar
@@ -61,7 +62,7 @@ class Ranges:
     kind: Literal["exact", "estimate"] = "exact"
 
 
-class _Whole(Inside):
+class Whole(Inside):
     """The forest of a space: one vertex a size."""
 
     def __init__(
@@ -126,16 +127,32 @@ class Exact:
         spent: bool = False,
         cap: int | None = None,
     ) -> None:
-        self.space, self.limits = space, limits or Limits()
-        walk = _Whole(space, algebra, self.limits, layered, spent, cap)
+        self._grow(Whole(space, algebra, limits or Limits(), layered, spent, cap))
+
+    def _grow(self, walk: Whole) -> None:
+        self.space, self.limits = walk.space, walk.limits
         with deep():
             self.sizes = walk.roots()
         if not self.sizes:
             raise walk.refusal or SpaceError("no sentence of this space fits")
         self.root = Vertex([(1.0, -1, 0, 0, 1, (v,)) for v in self.sizes.values()])
-        self._logs: dict[Vertex, float] = {}
+        self._weigh: Callable[[float], float] = float
         self._counts: dict[Vertex, int] = {}
+        self._logs: dict[Vertex, float] = {}
         self._wheels: dict[Vertex, list[float]] = {}
+
+    @classmethod
+    def of(cls, walk: Whole) -> "Exact":
+        """The derivations that a walk finds. Raises: SpaceError as above."""
+        made = cls.__new__(cls)
+        made._grow(walk)
+        return made
+
+    def weighted(self, weigh: Callable[[float], float]) -> "Exact":
+        """The same derivations, with `weigh` of each share in its place."""
+        made = copy(self)
+        made._weigh, made._logs, made._wheels = weigh, {}, {}
+        return made
 
     # -- sums --------------------------------------------------------------------------------
 
@@ -192,7 +209,7 @@ class Exact:
         return _fold(vertex, self._logs, one)
 
     def _edge_log(self, edge: Edge) -> float:
-        return math.log(edge[0]) + math.fsum(self._logs[v] for v in edge[5])
+        return math.log(self._weigh(edge[0])) + math.fsum(self._logs[v] for v in edge[5])
 
     def _count(self, vertex: Vertex) -> int:
         def one(v: Vertex) -> int:
@@ -205,7 +222,7 @@ class Exact:
     def sample(self, rng: random.Random) -> Drawn:
         """A draw from the grammar's own distribution, conditioned on validity and budget."""
         whole = self.log_mass()
-        picks, log_prob = descend(self.root, lambda vertex: self._choose(vertex, rng))
+        picks, log_prob = self._descend(lambda vertex: self._choose(vertex, rng))
         return Drawn(picks, log_prob - whole)
 
     def uniform(self, rng: random.Random, nodes: int | None = None) -> Drawn:
@@ -227,7 +244,7 @@ class Exact:
                     return edge
             raise AssertionError("counts of a vertex and of its edges differ")
 
-        picks, _ = descend(start, choose)
+        picks, _ = self._descend(choose, start)
         return Drawn(picks, -math.log(total))
 
     def best(self) -> Drawn:
@@ -236,10 +253,10 @@ class Exact:
         tops: dict[Vertex, float] = {}
 
         def weigh(edge: Edge) -> float:
-            return math.log(edge[0]) + sum(tops[v] for v in edge[5])
+            return math.log(self._weigh(edge[0])) + sum(tops[v] for v in edge[5])
 
         _fold(self.root, tops, lambda vertex: max(map(weigh, vertex.edges)))
-        picks, log_prob = descend(self.root, lambda vertex: max(vertex.edges, key=weigh))
+        picks, log_prob = self._descend(lambda vertex: max(vertex.edges, key=weigh))
         return Drawn(picks, log_prob - whole)
 
     def priced(self, rng: random.Random) -> tuple[Drawn, int, int, int]:
@@ -254,13 +271,28 @@ class Exact:
         while stack:
             vertex, times = stack.pop()
             edge = self._choose(vertex, rng)
-            log_prob += math.log(edge[0])
+            log_prob += math.log(self._weigh(edge[0]))
             if edge[1] >= 0:
                 picks.append(edge[1])
             total[0] += times * edge[2]
             total[1] += times * edge[3]
             stack.extend((v, times * edge[4]) for v in reversed(edge[5]))
         return Drawn(tuple(picks), log_prob - drawn), size, total[0], total[1]
+
+    def _descend(
+        self, choose: Callable[[Vertex], Edge], start: Vertex | None = None
+    ) -> tuple[tuple[int, ...], float]:
+        """The picks of one way down, in the order of the walk, and the log of their weight."""
+        picks: list[int] = []
+        log_prob = 0.0
+        stack = [start or self.root]
+        while stack:
+            edge = choose(stack.pop())
+            log_prob += math.log(self._weigh(edge[0]))
+            if edge[1] >= 0:
+                picks.append(edge[1])
+            stack.extend(reversed(edge[5]))
+        return tuple(picks), log_prob
 
     def _choose(self, vertex: Vertex, rng: random.Random) -> Edge:
         wheel = self._wheels.get(vertex)
@@ -275,15 +307,15 @@ class Exact:
 
         `limits` replaces those of the sums, where these were in units of their own.
         """
-        return replay(self.space, drawn, algebra, limits or self.limits)
+        return replay(self.space, drawn.picks, algebra, limits or self.limits)
 
 
-def replay(space: Space, drawn: Drawn, algebra: Algebra, limits: Limits) -> Derivation:
+def replay(space: Space, picks: Sequence[int], algebra: Algebra, limits: Limits) -> Derivation:
     """The derivation of a draw; rules may nest as deep as they like."""
-    chooser = Ordered(drawn.picks)
+    chooser = Ordered(picks)
     derivation = next(derivations(space, chooser, algebra, replace(limits, depth=100_000)))
     assert derivation.refusals == 0
-    assert chooser.taken == len(drawn.picks)
+    assert chooser.taken == len(picks)
     return derivation
 
 
@@ -302,26 +334,3 @@ def _fold(root: Vertex, known: dict[Vertex, T], one: Callable[[Vertex], T]) -> T
             known[vertex] = one(vertex)
             stack.pop()
     return known[root]
-
-
-def descend(root: Vertex, choose: Callable[[Vertex], Edge]) -> tuple[tuple[int, ...], float]:
-    """The picks of one way down, in the order of the walk, and the logarithm of their weight."""
-    return _collect(_edges(root, choose))
-
-
-def _edges(root: Vertex, choose: Callable[[Vertex], Edge]) -> Iterator[Edge]:
-    stack = [root]
-    while stack:
-        edge = choose(stack.pop())
-        yield edge
-        stack.extend(reversed(edge[5]))
-
-
-def _collect(edges: Iterator[Edge]) -> tuple[tuple[int, ...], float]:
-    picks: list[int] = []
-    log_prob = 0.0
-    for share, pick, *_ in edges:
-        log_prob += math.log(share)
-        if pick >= 0:
-            picks.append(pick)
-    return tuple(picks), log_prob

@@ -25,7 +25,7 @@ from typing import TypeAlias
 from grammar.ast import Alt, Choice, Decl, Name, Node, Number, Space, children, deep
 from grammar.domain import Signature
 from grammar.errors import SpaceError
-from grammar.exact import _Whole
+from grammar.exact import Whole
 from grammar.exact_forms import Inside
 from grammar.exact_state import Vertex
 from grammar.points import parent
@@ -119,14 +119,14 @@ def summed(tables: Sequence[Table], size: int) -> Table:
 # -- forests ---------------------------------------------------------------------------------------
 
 
-class _Share(float):
+class Share(float):
     """A weight that knows its place."""
 
     __slots__ = ("place",)
     place: int
 
 
-class _Marked(_Whole):
+class Marked(Whole):
     """The exact walk whose shares know their places."""
 
     def __init__(
@@ -144,10 +144,10 @@ class _Marked(_Whole):
     def shares(self, choice: Choice) -> tuple[float, ...]:
         found = super().shares(choice)
         k = self.sites.index.get(id(choice))
-        if k is not None and not isinstance(found[0], _Share):
-            found = tuple(map(_Share, found))
+        if k is not None and not isinstance(found[0], Share):
+            found = tuple(map(Share, found))
             for i, share in enumerate(found):
-                share.place = self.sites.starts[k] + i  # type: ignore[attr-defined]  # a _Share
+                share.place = self.sites.starts[k] + i  # type: ignore[attr-defined]  # a Share
             self._shares[id(choice)] = found
         return found
 
@@ -169,7 +169,7 @@ def forest(
     spent: bool = False,
 ) -> Forest:
     """All derivations that `Exact` of these arguments holds. Raises: SpaceError as that does."""
-    walk = _Marked(sites, algebra, limits, layered, spent)
+    walk = Marked(sites, algebra, limits, layered, spent)
     with deep():
         roots = walk.roots()
     if not roots:
@@ -191,7 +191,7 @@ def forest(
 
 
 def _edge(share: float, below: tuple[int, ...]) -> tuple[int, float, tuple[int, ...]]:
-    if isinstance(share, _Share):
+    if isinstance(share, Share):
         return share.place, 0.0, below
     return -1, math.log(share), below
 

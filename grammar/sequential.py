@@ -14,7 +14,8 @@ favour what is easily completed; `grammar/accept.py` makes draws of them.
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 
 from grammar.accept import Accept, Proposed
 from grammar.ast import Space, deep
@@ -57,6 +58,29 @@ class Sequential:
         self.walker = Once(space, algebra, limits, self.blurry, blur)
         self.walker.layered = layered
         self.sizes = self._sizes()
+
+    def weighted(self, shares: Mapping[int, tuple[float, ...]]) -> "Sequential":
+        """The proposer of the same space with other weights of its choices, by their identity; its
+        guides stay those of the space's own."""
+        made = copy(self)
+        made.walker = Once(self.space, self.algebra, self.limits, self.blurry, self.blur)
+        made.walker.layered, made.walker._applied = self.layered, self.walker._applied
+        made.walker._shares.update(shares)
+        return made
+
+    def spread(self, seen: Sequence[Proposed]) -> "Sequential":
+        """The same proposer with sizes as often, by half, as they have weight among proposals."""
+        if not seen:
+            return self
+        top = max(p.log_weight for p in seen)
+        whole = math.fsum(math.exp(p.log_weight - top) for p in seen)
+        total = math.fsum(self.sizes.values())
+        sizes = {n: mass / total for n, mass in self.sizes.items()}
+        for p in seen:
+            sizes[p.nodes] += math.exp(p.log_weight - top) / whole
+        made = copy(self)
+        made.sizes = sizes
+        return made
 
     def _sizes(self) -> dict[int, float]:
         """The mass of each size under the blurred algebra."""

@@ -9,23 +9,23 @@ so that nothing that the space can derive ever becomes impossible. The elite is 
 of the last `window` generations before this one, full trainings before pruned ones, the earlier
 trial first at a tie. The first generation, and the redraws from `PATIENCE` on, come from the space.
 
-Draws are valid and within budget: choices that do not fit are taken anew among what is left.
+Draws are exact under these weights, given validity and budget, or sequential where the space's own
+are (`einspace.draws.taught`): each generation weighs anew what the space's own draws were built on.
 
 Source: Rubinstein & Kroese 2004, "The Cross-Entropy Method", sections 2.1 and 5.2 (smoothing).
 """
 
 import math
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from einspace.candidates import Candidate, Frame, draw, sample
+from einspace.candidates import Candidate, Frame, sample, taught_sample
+from einspace.draws import sites_of, taught
 from einspace.result import TrialRecord
 from grammar.ast import Space
-from grammar.derive import derive
 from grammar.errors import SpaceError
-from grammar.learn import Sites, Table, counted, fit, sites, summed, tamed, weighted
-from grammar.walk import Replay, Sample
+from grammar.learn import Sites, Table, counted, fit, summed, tamed
+from grammar.taught import Taught
 from search.strategies import generator
 
 PATIENCE = 10
@@ -39,7 +39,7 @@ class _Memory:
     space: Space | None = None
     places: Sites | None = None
     counts: dict[tuple[tuple[str, int], ...], Table | None] = field(default_factory=dict)
-    learned: tuple[tuple[tuple[tuple[str, int], ...], ...], Space] | None = None
+    learned: tuple[tuple[tuple[tuple[str, int], ...], ...], Taught] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,16 @@ class CrossEntropy:
         elite = self.elite(table, number, maximize)
         if not elite or redraw >= PATIENCE:
             return sample(frame, rng), "prior"
-        space = self._learned(frame, elite)
-        if space is None:
+        source = self._learned(frame, elite)
+        if source is None:
             return sample(frame, rng), "prior"
-        return _drawn(frame, space, rng), f"cem {number // self.size} of {len(elite)}"
+        return taught_sample(frame, source, rng), f"cem {number // self.size} of {len(elite)}"
 
-    def _learned(self, frame: Frame, elite: Sequence[TrialRecord]) -> Space | None:
-        """The space that the elite teaches; None where no trace of it fits the frame's space."""
+    def _learned(self, frame: Frame, elite: Sequence[TrialRecord]) -> Taught | None:
+        """Draws from what the elite teaches; None where no trace of it fits the frame's space."""
         memory = self._memory
         if memory.space is not frame.space or memory.places is None:
-            memory.space, memory.places = frame.space, sites(frame.space, frame.typing.signatures)
+            memory.space, memory.places = frame.space, sites_of(frame)
             memory.counts.clear()
             memory.learned = None
         places = memory.places
@@ -101,7 +101,7 @@ class CrossEntropy:
                 (1 - self.mix) * w + self.mix * v
                 for w, v in zip(found.weights, places.own, strict=True)
             )
-            memory.learned = keys, weighted(places, tamed(places, mixed)[0])
+            memory.learned = keys, taught(frame, tamed(places, mixed)[0])
         return memory.learned[1]
 
     def _counts(
@@ -115,12 +115,6 @@ class CrossEntropy:
             except SpaceError:  # A seed's trace, from when the space was another.
                 memory.counts[key] = None
         return memory.counts[key]
-
-
-def _drawn(frame: Frame, space: Space, rng: random.Random) -> Candidate:
-    """A draw from the learned space, as a candidate of the frame's own: traces are the same."""
-    found, tries = derive(space, Sample(rng), frame.typing, frame.limits)
-    return replace(draw(frame, Replay(found.trace, Sample(rng))), tries=tries)
 
 
 def _usable(trial: TrialRecord) -> bool:
