@@ -7,7 +7,8 @@ contract. Both are code and are run: give and install only what you trust.
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
@@ -172,6 +173,25 @@ def _rows(listed: tuple[str, ...]) -> tuple[Mapping[str, Op], Mapping[str, str]]
             raise OpError(clashes[0], hint="an exported file would hold one of the two: rename it")
     names = sorted(rows)
     return MappingProxyType({n: rows[n] for n in names}), MappingProxyType(kinds)
+
+
+@contextmanager
+def blamed(names: Iterable[str]) -> Iterator[None]:
+    """Where one of these ops is a user's, what fails here is told as one error.
+
+    Raises: OpError in place of what the model raised.
+    """
+    try:
+        yield
+    except userfile.FAULTS as error:
+        kinds = families()
+        own = sorted({name for name in names if kinds.get(name) == FAMILY})
+        if not own:
+            raise
+        raise OpError(
+            f"the model with {', '.join(own)} does not run: {userfile.words(error)}",
+            hint="`einspace ops test` shows which clause of the contract is broken",
+        ) from error
 
 
 def table() -> Mapping[str, Op]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from einspace.compile import Compiled
 from einspace.load import load
+from einspace.optable import blamed
 from einspace.render import svg_of
 from grammar.errors import ExportError
 from registry.card import card
@@ -62,7 +63,7 @@ def export(
 ) -> Path:
     """Write and verify the folder `out`. Without `state` the weights are seeded and untrained.
 
-    Raises: ExportError.
+    Raises: ExportError; OpError where a user's op fails.
     """
     check_format(fmt)
     check_out(out, force=force)
@@ -113,7 +114,8 @@ def _write(
     facts: Mapping[str, str],
     fmt: str,
 ) -> None:
-    with torch.random.fork_rng(devices=[]):
+    ops = [node.op for node in compiled.graph.nodes]
+    with blamed(ops), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = load(compiled.source)()
     if state is not None:
@@ -121,7 +123,7 @@ def _write(
     model.eval()
     kinds = compiled.interface.inputs
     inputs = [sample_input(kind, seed) for seed, kind in enumerate(kinds.values())]
-    with torch.no_grad():
+    with blamed(ops), torch.no_grad():
         sample = sample_of(inputs, model(*inputs))
     weights = {name: x.detach().contiguous() for name, x in model.state_dict().items()}
     save_file(weights, folder / "weights.safetensors")

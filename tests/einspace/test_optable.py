@@ -15,9 +15,10 @@ from einspace.interface import Interface
 from einspace.load import load
 from einspace.opcheck import findings, wanted
 from einspace.opfiles import VARIABLE, enable, given
-from einspace.optable import book, families, table
+from einspace.optable import blamed, book, families, table
 from grammar.errors import OpError
 from ops.spec import seq
+from registry.export import export
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "own-ops.md"
 CODE = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[0]
@@ -185,6 +186,17 @@ def test_an_installed_package_offers_ops(
         forget()
         with pytest.raises(OpError, match=fault):
             table()
+
+
+def test_what_fails_in_a_model_with_a_users_op_is_one_error(tmp_path: Path) -> None:
+    text = CODE.replace("return self.out(smoothed(x, self.rate))", "return self.out(x) + 1 / 0")
+    enable([_file(tmp_path, text)])
+    compiled = compile_text("smooth", Interface({"x": seq(8, 6)}))
+    with pytest.raises(OpError, match="the model with smooth does not run: ZeroDivisionError"):
+        export(compiled, None, tmp_path / "out", facts={})
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ZeroDivisionError), blamed(["relu"]):  # ours keeps its traceback
+        raise ZeroDivisionError
 
 
 RUNS = """
