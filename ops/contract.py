@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.case import BATCH, LONG, Bench, close, matches, require, sample, tensors
+from ops.graphable import capturable, device_of_the_inputs
 from ops.source import impurities, is_kernel, source_of
 from ops.spec import TensorType
 
@@ -339,6 +340,8 @@ CHECKS: Mapping[str, Callable[[Bench], None]] = {
         a_causal_op_without_state_is_position_wise,
         reload,
         inline_form,
+        capturable,
+        device_of_the_inputs,
     )
 }
 # Of an op, whichever case: run with its first one.

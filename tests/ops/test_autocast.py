@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from ops.graphable import asking, training_step
 from tests.ops.case import BATCH, Bench, collect, tensors
-from tests.ops.test_capture import asking, training_step
 
 every = pytest.mark.parametrize("bench", collect(), ids=str)
 

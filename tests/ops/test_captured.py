@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ops.graphable import asking, training_step
 from search.capture import aside, no_syncs, record
 from tests.ops.case import Bench, collect
-from tests.ops.test_capture import asking, training_step
 
 every = pytest.mark.parametrize("bench", [b for b in collect() if b.op.capture], ids=str)
 

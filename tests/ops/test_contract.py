@@ -71,6 +71,16 @@ class Matmul(Probe):
         return x @ torch.diag(self.weight)
 
 
+class Reads(Probe):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight * float(x.detach().sum())
+
+
+class Brings(Probe):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + torch.ones(6)
+
+
 class Counter(Probe):
     def init_state(self, batch: int, length: int) -> Tensor:
         return self.weight.new_zeros(batch)
@@ -105,6 +115,8 @@ BROKEN = {
     "a_causal_op_without_state_is_position_wise": _op(Ahead),
     "inline_form": _op(inline=lambda xs, params: f"2 * {xs[0]}"),
     "pure_source": _op(Narrow, uses=()),
+    "capturable": _op(Reads),
+    "device_of_the_inputs": _op(Brings),
     "declared_inputs": _op(mask="use"),
 }
 

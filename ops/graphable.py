@@ -10,16 +10,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 from torch.utils._pytree import tree_map
 
-import ops
-from tests.ops.case import BATCH, Bench, collect, tensors
-
-every = pytest.mark.parametrize("bench", collect(), ids=str)
+from ops.case import BATCH, Bench, require, tensors
 
 # What waits for the device there, or copies from the host. A mask as an index calls nonzero.
 FORBIDDEN = frozenset(
@@ -90,46 +86,33 @@ def decoding_step(bench: Bench, module: Any, data: list[Any]) -> None:
         module.step(data[0][:, :1], module.init_state(BATCH, 7, *static), *stream)
 
 
-@every
-def test_no_step_reads_back_or_copies_in(bench: Bench) -> None:
+def capturable(bench: Bench) -> None:
+    """A training and a decoding step neither wait for the device nor bring numbers of their own.
+
+    An op with `capture=False` says in its docstring why it cannot be captured.
+    """
     if not bench.op.capture:
+        page = inspect.getdoc(inspect.getmodule(bench.op.module)) or ""
+        said = "`capture=False`" in page or "`capture=False`" in (bench.op.module.__doc__ or "")
+        require(said, "say in the docstring why `capture=False`")
         return
     module, data = bench.build(), asking(bench.data())
-    assert not faults(lambda: training_step(bench, module, data))
+    found = faults(lambda: training_step(bench, module, data))
+    require(not found, f"a training step does {found}")
     if bench.op.state and bench.causal:
         module.eval()
-        assert not faults(lambda: decoding_step(bench, module, data))
+        found = faults(lambda: decoding_step(bench, module, data))
+        require(not found, f"a decoding step does {found}")
 
 
-@every
-def test_every_tensor_is_made_on_the_device_of_the_inputs(bench: Bench) -> None:
+def device_of_the_inputs(bench: Bench) -> None:
+    """Every tensor is made on the device of the inputs, never on the default one."""
     module, data = bench.build(), asking(bench.data())
-    with torch.device("meta"):  # where a tensor lands whose device is not given
-        training_step(bench, module, data)
-        if bench.op.state and bench.causal:
-            decoding_step(bench, module.eval(), data)
-
-
-def test_an_op_that_is_not_captured_says_why() -> None:
-    for op in ops.table().values():
-        if not op.capture:
-            page = inspect.getdoc(inspect.getmodule(op.module)) or ""
-            assert "`capture=False`" in page, op.name
-
-
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda x: x[x > 0].sum(),
-        lambda x: x * float(x.detach().sum()),
-        lambda x: x * x.new_tensor([2.0, 3.0]),
-        lambda x: x.sigmoid().cumprod(0),  # its gradient asks whether there are zeros
-        lambda x: x if x.sum() > 0 else -x,
-    ],
-)
-def test_a_fault_is_seen(work: Callable[[Tensor], Tensor]) -> None:
-    x = torch.randn(3, 2, requires_grad=True)
-    assert faults(lambda: torch.autograd.backward(work(x).sum()))
-    assert not faults(lambda: torch.autograd.backward((x * 2).cumsum(0).sum()))
-    with torch.device("meta"), pytest.raises(RuntimeError, match="meta"):
-        x + torch.arange(2)
+    try:
+        with torch.device("meta"):  # where a tensor lands whose device is not given
+            training_step(bench, module, data)
+            if bench.op.state and bench.causal:
+                decoding_step(bench, module.eval(), data)
+    except RuntimeError as error:
+        require("meta" not in str(error), "a tensor is made without `device=x.device`")
+        raise
