@@ -4,8 +4,8 @@
 
 Shapes: x [N] int64, dy [N, D] -> dE [V, D]; dy [N, D] -> db [D]. Each program adds up a slice of
 the tokens into a line of its own, a second kernel adds the lines, both in a fixed order: no sorting
-and no atomics. For the table a slice is a product, the one-hot matrix [V, tokens] times dy, in fp32
-(three tf32 products: one factor is 0 or 1, so nothing is lost). 2 V N D FLOPs: for small V only.
+and no atomics. For the table a slice is a product, the one-hot matrix [V, tokens] times dy, which
+is exact: fp32 is the sum of three bf16 numbers (SPLIT; Triton's interpreter has no bf16 product). 2 V N D FLOPs (6 for fp32): for small V only.
 Floor in bytes: dy once; the lines are S V D (or S D) numbers, S slices.
 """
 
@@ -38,6 +38,7 @@ if triton is not None:
         width,
         vocab,
         span,
+        SPLIT: tl.constexpr,
         ROWS: tl.constexpr,
         TOKENS: tl.constexpr,
         WIDE: tl.constexpr,
@@ -51,8 +52,18 @@ if triton is not None:
             keep = (token < count)[:, None] & (col < width)[None, :]
             at = token.to(tl.int64)[:, None] * width + col[None, :]
             rows = tl.load(dy + at, mask=keep, other=0.0).to(tl.float32)
-            hot = tl.where(x[None, :] == v[:, None], 1.0, 0.0)
-            total = tl.dot(hot, rows, total, input_precision="tf32x3")
+            if SPLIT:
+                hot = (x[None, :] == v[:, None]).to(tl.bfloat16)
+                high = rows.to(tl.bfloat16)
+                total = tl.dot(hot, high, total)
+                if dy.dtype.element_ty != tl.bfloat16:
+                    rest = rows - high.to(tl.float32)
+                    middle = rest.to(tl.bfloat16)
+                    total = tl.dot(hot, middle, total)
+                    total = tl.dot(hot, (rest - middle.to(tl.float32)).to(tl.bfloat16), total)
+            else:
+                hot = tl.where(x[None, :] == v[:, None], 1.0, 0.0)
+                total = tl.dot(hot, rows, total, input_precision="ieee")
         line = (tl.program_id(0) * vocab + v).to(tl.int64)[:, None] * width
         keep = (v < vocab)[:, None] & (col < width)[None, :]
         tl.store(parts + line + col[None, :], total, mask=keep)
@@ -69,19 +80,37 @@ if triton is not None:
         tl.store(parts + tl.program_id(0) * width + col, tl.sum(total, 0), mask=col < width)
 
 
+def table_config(count: int, vocab: int, width: int) -> tuple[int, int, int, int, int]:
+    """(slices, ids, tokens and columns of a tile, warps): slices of 512 tokens, 32 at least."""
+    rows = max(16, min(128, triton.next_power_of_2(vocab)))
+    wide = max(16, min(64, triton.next_power_of_2(width)))
+    return max(32, min(256, count // 512)), rows, 64, wide, 8 if rows * wide > 4096 else 4
+
+
 def table_gradient(
     ids: Tensor, dy: Tensor, vocab: int, config: tuple[int, int, int, int, int] | None = None
 ) -> Tensor:
     """dE [V, D] in fp32 of ids [N] and dy [N, D]; config: slices, ids and tokens and columns of a
     tile, warps."""
     count, width = dy.shape
-    slices, rows, tokens, wide, warps = config or (32, 64, 64, 64, 4)
+    slices, rows, tokens, wide, warps = config or table_config(count, vocab, width)
     span = tokens * triton.cdiv(count, slices * tokens)
     slices = triton.cdiv(count, span)
     parts = dy.new_empty(slices, vocab * width, dtype=torch.float32)
     grid = slices, triton.cdiv(vocab, rows), triton.cdiv(width, wide)
     table_slices[grid](
-        ids, dy, parts, count, width, vocab, span, rows, tokens, wide, num_warps=warps
+        ids,
+        dy,
+        parts,
+        count,
+        width,
+        vocab,
+        span,
+        dy.is_cuda,
+        rows,
+        tokens,
+        wide,
+        num_warps=warps,
     )
     return lines_summed(parts).view(vocab, width)
 
@@ -89,7 +118,7 @@ def table_gradient(
 def bias_gradient(dy: Tensor, config: tuple[int, int, int, int] | None = None) -> Tensor:
     """db [D] in fp32 of dy [N, D]; config: slices, rows and columns of a tile, warps."""
     count, width = dy.shape
-    slices, rows, wide, warps = config or (128, 32, 64, 4)
+    slices, rows, wide, warps = config or (128, 64, 128, 2)
     span = rows * triton.cdiv(count, slices * rows)
     slices = triton.cdiv(count, span)
     parts = dy.new_empty(slices, width, dtype=torch.float32)
@@ -144,6 +173,7 @@ class LinearRows(torch.autograd.Function):
 TABLE_KERNELS: tuple[Callable[..., Any], ...] = (
     *((table_slices,) if triton is not None else ()),
     *SUM_LINES,
+    table_config,
     table_gradient,
     TableRows,
 )

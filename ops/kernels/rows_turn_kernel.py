@@ -30,11 +30,17 @@ if triton is not None:
 
     @triton.jit
     def turn_angles(place, time, length, HALF: tl.constexpr, SIZE: tl.constexpr):
-        """cos and sin [tokens, 1, pairs]."""
+        """cos and sin [tokens, 1, pairs], from the series at half of the angle."""
         pair = tl.arange(0, SIZE).to(tl.float32)
         at = tl.load(place + time, mask=time < length, other=0).to(tl.float32)
-        angle = at[:, None] * tl.exp(pair * (-9.210340371976184 / HALF))[None, :]
-        return tl.cos(angle)[:, None, :], tl.sin(angle)[:, None, :]
+        turns = at[:, None] * (tl.exp(pair * (-9.210340371976184 / HALF)) * 0.15915494309189535)
+        half = (turns - tl.floor(turns + 0.5)) * 3.141592653589793  # of the angle
+        x = half * half
+        sine = 1 - x / 20 * (1 - x / 42 * (1 - x / 72 * (1 - x / 110)))
+        sine = half * (1 - x / 6 * sine)
+        cosine = 1 - x / 30 * (1 - x / 56 * (1 - x / 90 * (1 - x / 132)))
+        cosine = 1 - x / 2 * (1 - x / 12 * cosine)
+        return (1 - 2 * sine * sine)[:, None, :], (2 * sine * cosine)[:, None, :]
 
     @triton.jit
     def turn_gains(gain, HALF: tl.constexpr, SIZE: tl.constexpr):

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from ops.kernels.dispatch import on_triton
 from ops.kernels.scan_kernel import SCAN_KERNELS, GatedScan, LinearScan
 from ops.kernels.scan_pool_kernel import POOL_KERNELS, PoolScan
+from ops.kernels.scan_relu_kernel import RELU_KERNELS, ReluScan
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
@@ -61,11 +62,16 @@ def gated_scan(gates: Tensor, kind: str) -> Tensor:
 
 
 def relu_scan(u: Tensor, w: Tensor) -> Tensor:
-    """h [B, T, D] of h_t = relu(w_t + u h_{t-1}), h_0 = 0; u [D], w [B, T, D].
+    """h [B, T, D] of h_t = relu(w_t + u h_{t-1}), h_0 = 0; u [D], w [B, T, D], h in w's type.
 
     Composed maps are scanned without a gradient and tell which units are on; with that pattern the
     recurrence is linear, and its scan has the exact value and the exact gradient.
     """
+    if on_triton(u, w) and w.numel():
+        h: Tensor = ReluScan.apply(u, w)  # type: ignore[no-untyped-call]  # torch gives no type
+        return h
+    dtype, wide = w.dtype, torch.promote_types(w.dtype, torch.float32)
+    u, w = u.to(wide), w.to(wide)
     with torch.no_grad():
         most = 1e100  # beyond fp32, and its square is finite: 0 * most is no NaN
         a, b = u.double().expand_as(w), w.double()
@@ -82,7 +88,7 @@ def relu_scan(u: Tensor, w: Tensor) -> Tensor:
             shift *= 2
         before = F.pad(b.clamp(low, high)[:, :-1], (0, 0, 1, 0))
         on = (w + u * before > 0).to(w.dtype)
-    return linear_scan(u * on, w * on)
+    return linear_scan(u * on, w * on).to(dtype)
 
 
 def softmax_union(
@@ -132,6 +138,7 @@ def prefix_softmax(s: Tensor, v: Tensor, chunk: int = 64) -> Tensor:
 
 
 LINEAR_SCAN: tuple[Callable[..., Any], ...] = (on_triton, *SCAN_KERNELS, linear_scan)
+RELU_SCAN: tuple[Callable[..., Any], ...] = (*LINEAR_SCAN, *RELU_KERNELS, relu_scan)
 PREFIX_SOFTMAX: tuple[Callable[..., Any], ...] = (
     on_triton,
     *POOL_KERNELS,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grammar.domain import Flag, Int
-from ops.kernels.scan import LINEAR_SCAN, relu_scan
+from ops.kernels.scan import RELU_SCAN, relu_scan
 from ops.spec import Cost, Op, TensorType, need
 
 
@@ -29,9 +29,7 @@ class IndRNN(nn.Module):
         self.past = nn.Parameter(torch.rand(hidden) * 2 ** (1 / length))
 
     def forward(self, x: Tensor) -> Tensor:
-        w = self.enter(x)
-        wide = torch.promote_types(w.dtype, torch.float32)
-        return relu_scan(self.past.to(wide), w.to(wide)).to(w.dtype)
+        return relu_scan(self.past, self.enter(x))
 
     def init_state(self, batch: int, length: int) -> Tensor:
         wide = torch.promote_types(self.past.dtype, torch.float32)
@@ -74,6 +72,6 @@ OP = Op(
     cost=_cost,
     causal=True,
     state=True,
-    uses=(*LINEAR_SCAN, relu_scan),
+    uses=RELU_SCAN,
     paper="arXiv:1803.04831",
 )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ops.kernels import scan
-from ops.kernels.scan import gated_scan, linear_scan
+from ops.kernels.scan import gated_scan, linear_scan, relu_scan
 from ops.kernels.scan_kernel import (
     GatedScan,
     LinearScan,
@@ -13,6 +13,7 @@ from ops.kernels.scan_kernel import (
     scan_chunk,
     scan_forward,
 )
+from ops.kernels.scan_relu_kernel import ReluScan
 from tests.ops.kernels.equal import DEVICE, check, made_by, poisoned, random
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
@@ -36,6 +37,22 @@ def test_a_scan_of_gates_equals_the_scan_of_their_terms(
         [gates],
         1e-5 if dtype == torch.float32 else 2e-2,
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_relu_scan_equals_its_specification(dtype: torch.dtype) -> None:
+    """Slopes of either sign, one tile and two, ragged; units that switch on and off."""
+    u, w = 0.7 * random(5).detach(), random(1, 67 if dtype == torch.float32 else 9, 5, dtype=dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    check(ReluScan.apply, relu_scan, [u.requires_grad_(), w], tolerance)
+
+
+def test_a_relu_scan_that_explodes_is_finite_where_the_loop_is() -> None:
+    u = torch.tensor([-8.0, 3.0], device=DEVICE, requires_grad=True)
+    w = random(1, 40, 2)
+    h = ReluScan.apply(u, w)
+    torch.testing.assert_close(h, relu_scan(u, w), rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(torch.autograd.grad(h[:, :20].sum(), w)[0]).all()
 
 
 def test_chunks_with_their_starting_states_give_what_one_pass_gives() -> None:
@@ -75,6 +92,7 @@ def test_the_public_functions_launch_the_kernels(monkeypatch: pytest.MonkeyPatch
     x = random(1, 3, 4)
     assert made_by(linear_scan(x, x)) == "LinearScanBackward"
     assert made_by(gated_scan(x, "gru")) == "GatedScanBackward"
+    assert made_by(relu_scan(x[0, 0], x)) == "ReluScanBackward"
 
 
 @pytest.mark.gpu
@@ -83,6 +101,8 @@ def test_the_public_functions_launch_the_kernels(monkeypatch: pytest.MonkeyPatch
 def test_long_scans_on_a_gpu(shape: tuple[int, int, int]) -> None:
     a = random(*shape).detach().sigmoid().requires_grad_()
     check(LinearScan.apply, linear_scan, [a, random(*shape, seed=1)], 1e-5)
+    u = random(shape[2]).detach().sigmoid().requires_grad_()
+    check(ReluScan.apply, relu_scan, [u, random(*shape, seed=2)], 1e-4)
     gates = random(*shape[:2], 3 * shape[2], dtype=torch.bfloat16)
     check(
         lambda z: GatedScan.apply(z, "lstm", z.dtype),
