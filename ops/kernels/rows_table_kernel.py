@@ -5,7 +5,8 @@
 Shapes: x [N] int64, dy [N, D] -> dE [V, D]; dy [N, D] -> db [D]. Each program adds up a slice of
 the tokens into a line of its own, a second kernel adds the lines, both in a fixed order: no sorting
 and no atomics. For the table a slice is a product, the one-hot matrix [V, tokens] times dy, which
-is exact: fp32 is the sum of three bf16 numbers (SPLIT; Triton's interpreter has no bf16 product). 2 V N D FLOPs (6 for fp32): for small V only.
+is exact: fp32 is the sum of three bf16 numbers (SPLIT; Triton's interpreter has no bf16 product).
+2 V N D FLOPs (6 for fp32): for small V only.
 Floor in bytes: dy once; the lines are S V D (or S D) numbers, S slices.
 """
 
