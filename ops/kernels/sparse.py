@@ -218,10 +218,13 @@ def sparse_attention(
     real: Tensor | None = None,
     own: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(o, lse); on a GPU by the kernels, for head widths up to 256."""
+    """(o, lse); on a GPU by the kernels, for head widths up to 256, in the type of autocast."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if on_triton(q, k, v) and q.shape[-1] <= 256:
-        k, v = k.to(q.dtype), v.to(q.dtype)
+        kind = q.dtype
+        if torch.is_autocast_enabled(q.device.type):
+            kind = torch.get_autocast_dtype(q.device.type)
+        q, k, v = q.to(kind), k.to(kind), v.to(kind)
         none = (None, None, None)
         parts = (q, k, v, sinks, pattern, real, slopes, scale, cap, own, none)
         out, lse = SparseTriton.apply(*parts)  # type: ignore[no-untyped-call]  # torch has no type

@@ -372,3 +372,15 @@ def test_a_configuration_serves_every_width_and_type() -> None:
                 assert warps in (4, 8)
                 assert stages >= 1
                 assert loops in ("split", "branch", "masked")
+
+
+def test_under_autocast_products_are_taken_in_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "on_triton", lambda *_: True)
+    q = torch.randn(1, 1, 20, 16, device=DEVICE, requires_grad=True)
+    with torch.autocast(DEVICE, dtype=torch.float16):
+        out, lse = sparse_attention(q, q, q, SparsePattern(ahead=0))
+    assert (out.dtype, lse.dtype) == (torch.float16, torch.float32)
+    (grad,) = torch.autograd.grad(out.float().sum(), q)
+    assert grad.dtype == torch.float32
+    want, _ = sparse_reference(q, q, q, SparsePattern(ahead=0), scale=0.25)
+    torch.testing.assert_close(out.float(), want, rtol=4e-3, atol=4e-3)
