@@ -15,9 +15,10 @@ batch's T tokens, in their order; what is beyond gives 0. Without it no token is
 Shapes: seq [B, T, D] and vec [B, D], kept; hidden = mult * D rounded up to a multiple of 8. The
 router works in fp32. Each token on its own, causal; with `capacity` not causal: tokens compete.
 Ties of p are broken as torch's topk does, which is not the same on every device.
-No CUDA graph holds it (`capture=False`): how many tokens an expert gets is read back.
+Tokens are laid out in blocks of one expert each, a number of blocks that holds any choice, so that
+no shape depends on the data; a block is a quarter of an even load.
 Cost, F hidden: E D (twice with gauss) + (E + shared) 3 D F parameters; per token 2 D E (twice with
-gauss) + (active + shared) 6 D F FLOPs (`capacity`: at most).
+gauss) + (active + shared) 6 D F FLOPs (`capacity`: at most; what fills up blocks is not counted).
 Papers: Shazeer et al. 2017, arXiv:1701.06538, eq. 3-5 (gauss); Fedus et al. 2021, arXiv:2101.03961,
 eq. 3-6 (balance, capacity, jitter); Zoph et al. 2022, arXiv:2202.08906, eq. 5 (z); Jiang et al.
 2024, arXiv:2401.04088 (norm); DeepSeek-AI 2024, arXiv:2412.19437, eq. 16 (rate).
@@ -68,6 +69,34 @@ class MoE(nn.Module):
     def expert(self, x: Tensor, index: int) -> Tensor:
         return gated(x @ self.gate_up[index], "silu") @ self.down[index]
 
+    def layout(self, chosen: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The row of each slot [N active] (the last row: of none), the slot's token of each row
+        (N: of none) [blocks, size], and the expert of each block [blocks]."""
+        count, experts = chosen.numel(), self.experts
+        size = max(1, -(-count // (4 * experts)))
+        blocks = count // size + experts
+        ids = torch.where(kept, chosen, experts).flatten()
+        held = (ids[:, None] == torch.arange(experts, device=ids.device)).sum(0)
+        needed = (held + size - 1) // size
+        end = needed.cumsum(0)
+        order = ids.argsort(stable=True)
+        ranked, place = ids[order], torch.arange(count, device=ids.device)
+        shift = F.pad((end - needed) * size - held.cumsum(0) + held, (0, 1))
+        row = torch.where(ranked < experts, place + shift[ranked], blocks * size)
+        tokens = torch.full((blocks * size + 1,), chosen.shape[0], device=ids.device)
+        tokens = tokens.scatter(0, row, order // chosen.shape[1])[:-1].view(blocks, size)
+        owner = torch.searchsorted(end, torch.arange(blocks, device=ids.device), right=True)
+        return torch.zeros_like(row).scatter(0, order, row), tokens, owner.clamp_max(experts - 1)
+
+    def routed(self, x: Tensor, chosen: Tensor, kept: Tensor, w: Tensor) -> Tensor:
+        """The weighted sum over the chosen experts, [N, D]."""
+        row, tokens, owner = self.layout(chosen, kept)
+        given = F.pad(x, (0, 0, 0, 1))[tokens]
+        gate, up = (given @ self.gate_up[owner]).chunk(2, -1)
+        out = (F.silu(gate) * up) @ self.down[owner]
+        out = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[row].view(*chosen.shape, -1)
+        return (out * w[..., None].to(x.dtype)).sum(1)
+
     def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits and probabilities [N, E], chosen experts and their weights [N, active]."""
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -98,12 +127,7 @@ class MoE(nn.Module):
         flat = x.flatten(0, -2)
         real = torch.ones_like(flat[:, 0], dtype=torch.bool) if mask is None else mask.flatten()
         logits, p, chosen, w = self.route(flat)
-        taken = self.taken(chosen, real)
-        y = torch.zeros_like(flat)
-        for index in range(self.experts):
-            token, slot = taken[..., index].nonzero(as_tuple=True)
-            out = self.expert(flat[token], index) * w[token, slot, None].to(flat.dtype)
-            y = y.index_add(0, token, out)
+        y = self.routed(flat, chosen, self.taken(chosen, real).any(-1), w)
         for index in range(self.experts, self.gate_up.shape[0]):
             y = y + self.expert(flat, index)
         count = real.sum().clamp(min=1)
@@ -173,7 +197,6 @@ OP = Op(
     causal=lambda x, capacity, **_: capacity is None,
     returns=("y", "aux", "stats"),
     mask="use",
-    capture=False,
     uses=GATED,
     paper="arXiv:2101.03961",
 )

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from einspace.compile import compile_text
+from einspace.compile import compile_space, compile_text
 from einspace.interface import Interface
 from einspace.load import load
+from grammar.parse import parse
+from ops import table
 from ops.spec import seq, tokens
 from search.capture import BROKEN, CHUNK, Captured, NotCapturable, Pass, record
 from search.feed import Feed, Order
@@ -205,8 +207,9 @@ def test_a_text_with_an_op_that_no_graph_holds_says_so() -> None:
     image = TASK.interface
     assert compile_text(NET, image).eager == ""
     language = Interface({"x": tokens(16, 8)}, target=seq(16, 8))
-    text = "embed(dim=16) >> moe(experts=4) >> head"
-    assert compile_text(text, language).eager == "moe cannot be captured"
+    barred = {**table(), "gelu": replace(table()["gelu"], capture=False)}
+    space = parse("embed(dim=16) >> gelu >> head")
+    assert compile_space(space, language, barred).eager == "gelu cannot be captured"
 
 
 @pytest.mark.gpu

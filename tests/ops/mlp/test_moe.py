@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from einspace.compile import compile_text
 from einspace.interface import Interface
@@ -13,10 +14,19 @@ from ops.spec import Mismatch, seq, vec
 from tests.ops.case import Case, bench, close
 
 OP_NAME = "moe"
+# Blocks that are not full are counted by the counter: see the test of the blocks below.
 CASES = [
-    Case(seq(9, 6, may_pad=True), {"experts": 4}),
-    Case(seq(7, 6), {"experts": 3, "active": 1, "norm": False, "shared": 1, "noise": "gauss"}),
-    Case(vec(5), {"experts": 5, "active": 3, "noise": "jitter", "rate": 1e-3, "mult": 1.0}),
+    Case(seq(9, 6, may_pad=True), {"experts": 4}, flops="analytic"),
+    Case(
+        seq(7, 6),
+        {"experts": 3, "active": 1, "norm": False, "shared": 1, "noise": "gauss"},
+        flops="analytic",
+    ),
+    Case(
+        vec(5),
+        {"experts": 5, "active": 3, "noise": "jitter", "rate": 1e-3, "mult": 1.0},
+        flops="analytic",
+    ),
     Case(seq(9, 6, may_pad=True), {"experts": 4, "capacity": 1.0}, flops="analytic"),
 ]
 ALWAYS = {"dim": 6, "hidden": 8}
@@ -32,6 +42,34 @@ def dense(layer: MoE, index: int) -> SwiGLU:
         peer.gate_up.weight.copy_(layer.gate_up[index].T)
         peer.down.weight.copy_(layer.down[index].T)
     return peer
+
+
+@pytest.mark.parametrize("taken", ["even", "one", "none", "some"])
+def test_every_slot_has_a_row_in_a_block_of_its_expert(taken: str) -> None:
+    layer = MoE(**ALWAYS, experts=5, active=2)
+    chosen = torch.stack([torch.randperm(5)[:2] for _ in range(23)])
+    chosen = torch.zeros_like(chosen) if taken == "one" else chosen
+    kept = torch.rand(23, 2) < {"none": 0.0, "some": 0.6}.get(taken, 1.0)
+    row, tokens, owner = layer.layout(chosen, kept)
+    blocks, size = tokens.shape
+    assert (blocks, size) == (46 // 3 + 5, 3)
+    used = row[kept.flatten()]
+    assert used.unique().numel() == used.numel()
+    assert (row[~kept.flatten()] == blocks * size).all()
+    assert torch.equal(
+        tokens.flatten()[used], torch.arange(23).repeat_interleave(2)[kept.flatten()]
+    )
+    assert torch.equal(owner[used // size], chosen[kept])
+    assert (tokens < 23).sum() == kept.sum()
+
+
+def test_it_multiplies_a_quarter_more_than_the_tokens_need_at_most() -> None:
+    layer, x = MoE(**ALWAYS, experts=4, active=2), torch.randn(2, 96, 6)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer(x)
+    slots, router, one = 2 * 96 * 2, 2 * 2 * 96 * 6 * 4, 6 * 6 * 8
+    assert counter.get_total_flops() == router + (slots // 24 + 4) * 24 * one
+    assert counter.get_total_flops() <= router + 1.25 * slots * one
 
 
 def test_one_expert_is_the_dense_mlp() -> None:
