@@ -15,6 +15,7 @@ AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101.
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,11 +23,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ops.kernels.dispatch import on_triton
-from search.flat_kernel import PARTS, update
+from search.flat_kernel import PARTS, Flat, update, update_plainly
 
 ALIGN = 64  # numbers: 128 bytes of bfloat16
-CLIP = 1.0
-BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 class Casts(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
@@ -60,60 +59,67 @@ class _Slot:
 
     param: nn.Parameter
     leaf: nn.Parameter
-    grad: Tensor
 
 
 class FlatAdamW:
-    """The optimiser of one model; `lr` is a tensor on the device, read at each `step`.
+    """The optimiser of one model. `rates`: the learning rate of every step, on the device.
 
     Matrices decay, parameters with one axis or none do not. `cast`: those that get a shadow.
+    The order is: shadowed matrices, shadowed vectors | vectors, matrices; shadows stand for the
+    first `low` numbers, decay spares those from `kept[0]` to `kept[1]`. Gradients of shadows are
+    gathered in bfloat16, the others in fp32.
     """
 
     def __init__(
         self,
         params: Sequence[nn.Parameter],
         *,
-        lr: Tensor,
+        rates: Tensor,
         weight_decay: float,
         cast: Collection[nn.Parameter] = (),
     ) -> None:
-        self.lr, self.weight_decay = lr, weight_decay
-        low = {id(p) for p in cast}
-        # decayed | decayed, shadowed | shadowed | the others
-        ordered = sorted(params, key=lambda p: (p.dim() <= 1, (p.dim() <= 1) != (id(p) in low)))
-        starts, at = [], 0
-        for p in ordered:
-            starts.append(at)
-            at += -(-p.numel() // ALIGN) * ALIGN
-        starts.append(at)
-        device = ordered[0].device
-        self.master, self.grad, self.m, self.v = torch.zeros(4, at, device=device).unbind(0)
-        self.count = torch.zeros((), device=device)
-        self.decayed = starts[sum(p.dim() > 1 for p in ordered)]
-        shadowed = [start for p, start in zip(ordered, starts, strict=False) if id(p) in low]
-        first = shadowed[0] if shadowed else 0
-        last = starts[starts.index(shadowed[-1]) + 1] if shadowed else 0
-        self.first, self.source = first, self.master[first:last]
-        self.shadow = torch.zeros(last - first, dtype=torch.bfloat16, device=device)
-        self.parts = torch.zeros(PARTS, device=device)
-        self.slots: list[_Slot] = []
-        for p, start in zip(ordered, starts, strict=False):
-            here = self.master[start : start + p.numel()].view(p.shape)
-            here.copy_(p.detach())
-            p.data = here
-            p.grad = None
-            leaf = p
-            if id(p) in low:
-                at = start - first
-                leaf = nn.Parameter(self.shadow[at : at + p.numel()].view(p.shape))
-            grad = self.grad[start : start + p.numel()].view(p.shape)
-            self.slots.append(_Slot(p, leaf, grad))
-        self.renew()
+        shadowed = {id(p) for p in cast}
 
-    def renew(self) -> None:
-        """Shadows from the parameters."""
-        if len(self.shadow):
-            self.shadow.copy_(self.source)
+        def group(p: nn.Parameter) -> tuple[bool, bool]:
+            high = id(p) not in shadowed
+            return high, (p.dim() <= 1) != high
+
+        ordered = sorted(params, key=group)
+        starts = [0, *accumulate(-(-p.numel() // ALIGN) * ALIGN for p in ordered)]
+        vectors = [i for i, p in enumerate(ordered) if p.dim() <= 1]
+        low, size = starts[sum(id(p) in shadowed for p in ordered)], starts[-1]
+        at = {"device": ordered[0].device}
+        master, m, v = torch.zeros(3, size, **at).unbind(0)
+        shadow, low_grad = torch.zeros(2, low, dtype=torch.bfloat16, **at).unbind(0)
+        self.flat = Flat(
+            master,
+            m,
+            v,
+            shadow,
+            low_grad,
+            grad=torch.zeros(size - low, **at),
+            count=torch.zeros((), **at),
+            rates=rates,
+            parts=torch.zeros(PARTS, **at),
+            kept=(starts[vectors[0]], starts[vectors[-1] + 1]) if vectors else (0, 0),
+            decay=weight_decay,
+        )
+        self.gaps = [torch.zeros(ALIGN, dtype=t, **at) for t in (torch.bfloat16, torch.float32)]
+        self.slots = [
+            self._slot(p, start, id(p) in shadowed)
+            for p, start in zip(ordered, starts, strict=False)
+        ]
+        shadow.copy_(master[:low])
+
+    def _slot(self, param: nn.Parameter, start: int, shadowed: bool) -> _Slot:
+        end = start + param.numel()
+        here = self.flat.master[start:end].view(param.shape)
+        here.copy_(param.detach())
+        param.data = here
+        param.grad = None
+        if not shadowed:
+            return _Slot(param, param)
+        return _Slot(param, nn.Parameter(self.flat.shadow[start:end].view(param.shape)))
 
     @contextmanager
     def shadows(self, model: nn.Module) -> Iterator[None]:
@@ -138,73 +144,30 @@ class FlatAdamW:
             slot.leaf.grad = None
 
     def gather(self) -> None:
-        """The gradients at the leaves, in the flat buffer."""
-        for kind in (torch.bfloat16, torch.float32):
-            pairs = [
-                (s.grad, s.leaf.grad)
-                for s in self.slots
-                if s.leaf.grad is not None and s.leaf.grad.dtype == kind
-            ]
-            if pairs:
-                torch._foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+        """The gradients at the leaves, one copy for each type; between two lie zeros.
+
+        Raises: RuntimeError where a leaf got none.
+        """
+        targets = (self.flat.low_grad, self.flat.grad)
+        for target, gap, shadowed in zip(targets, self.gaps, (True, False), strict=True):
+            parts: list[Tensor] = []
+            for slot in self.slots:
+                if (slot.leaf is not slot.param) == shadowed:
+                    if slot.leaf.grad is None:
+                        raise RuntimeError("a parameter got a gradient once and not again")
+                    parts += [slot.leaf.grad.flatten(), gap[: -slot.leaf.numel() % ALIGN]]
+            if parts:
+                torch.cat([part for part in parts if len(part)], out=target)
 
     def step(self) -> None:
         """Clip to norm `CLIP` and update, from the gradients at the leaves."""
         self.gather()
-        if on_triton(self.master):
-            update(
-                (self.master, self.grad, self.m, self.v),
-                self.shadow,
-                self.first,
-                self.parts,
-                self.count,
-                self.lr,
-                decayed=self.decayed,
-                decay=self.weight_decay,
-                clip=CLIP,
-                betas=BETAS,
-                eps=EPS,
-            )
-        else:
-            self._update()
-
-    def _update(self) -> None:
-        """The specification of `search/flat_kernel.py`, in torch's kernels."""
-        norm = torch.linalg.vector_norm(self.grad)
-        scale = (norm + 1e-6).div_(CLIP).clamp_min_(1.0)
-        self.count.add_(1)
-        for part, decay in (
-            (slice(0, self.decayed), self.weight_decay),
-            (slice(self.decayed, None), 0.0),
-        ):
-            if not len(self.master[part]):
-                continue
-            torch._fused_adamw_(  # gradients are divided by the scale
-                [self.master[part]],
-                [self.grad[part]],
-                [self.m[part]],
-                [self.v[part]],
-                [],
-                [self.count],
-                lr=self.lr,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                weight_decay=decay,
-                eps=EPS,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=scale,
-                found_inf=None,
-            )
-        self.renew()
-
-    def has_all(self) -> bool:
-        """Whether a backward pass has reached every leaf."""
-        return all(slot.leaf.grad is not None for slot in self.slots)
+        (update if on_triton(self.flat.master) else update_plainly)(self.flat)
 
     def state(self) -> list[Tensor]:
         """All that `step` changes."""
-        return [self.master, self.grad, self.m, self.v, self.count, self.shadow]
+        flat = self.flat
+        return [flat.master, flat.m, flat.v, flat.count, flat.shadow]
 
     def release(self) -> None:
         """Give the parameters memory of their own again."""

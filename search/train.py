@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from einspace.result import CAPTURED, Result, Status
 from search.capture import Captured, Emitted, NotCapturable, Pass
 from search.feed import Feed
-from search.flat import CLIP
+from search.flat_kernel import CLIP
 from search.task import Data, Split, Task
 
 WARM_UP = 0.05

@@ -27,7 +27,7 @@ from einspace.load import GUARD, load, statements
 from ops.spec import seq, tokens
 from search.capture import Captured, Emitted
 from search.feed import Feed
-from search.flat import CLIP
+from search.flat_kernel import CLIP
 from search.scores import accuracy, cross_entropy
 from search.task import Budget, Data, Split, Task
 from search.train import Eager, rate
