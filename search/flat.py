@@ -88,23 +88,25 @@ class FlatAdamW:
         starts = [0, *accumulate(-(-p.numel() // ALIGN) * ALIGN for p in ordered)]
         vectors = [i for i, p in enumerate(ordered) if p.dim() <= 1]
         low, size = starts[sum(id(p) in shadowed for p in ordered)], starts[-1]
-        at = {"device": ordered[0].device}
-        master, m, v = torch.zeros(3, size, **at).unbind(0)
-        shadow, low_grad = torch.zeros(2, low, dtype=torch.bfloat16, **at).unbind(0)
+        device = ordered[0].device
+        master, m, v = torch.zeros(3, size, device=device).unbind(0)
+        shadow, low_grad = torch.zeros(2, low, dtype=torch.bfloat16, device=device).unbind(0)
         self.flat = Flat(
             master,
             m,
             v,
             shadow,
             low_grad,
-            grad=torch.zeros(size - low, **at),
-            count=torch.zeros((), **at),
+            grad=torch.zeros(size - low, device=device),
+            count=torch.zeros((), device=device),
             rates=rates,
-            parts=torch.zeros(PARTS, **at),
+            parts=torch.zeros(PARTS, device=device),
             kept=(starts[vectors[0]], starts[vectors[-1] + 1]) if vectors else (0, 0),
             decay=weight_decay,
         )
-        self.gaps = [torch.zeros(ALIGN, dtype=t, **at) for t in (torch.bfloat16, torch.float32)]
+        self.gaps = [
+            torch.zeros(ALIGN, dtype=t, device=device) for t in (torch.bfloat16, torch.float32)
+        ]
         self.slots = [
             self._slot(p, start, id(p) in shadowed)
             for p, start in zip(ordered, starts, strict=False)
