@@ -129,7 +129,6 @@ if triton is not None:
             x = tl.load(X + start * sx + i[:, None] * sx + cx[None, :], mask=at_x, other=0.0)
             y = tl.load(Y + start * sy + i[:, None] * sy + cx[None, :], mask=at_x, other=0.0)
             z = tl.load(Z + start * sz + i[:, None] * sz + cz[None, :], mask=at_z, other=0.0)
-            x, y, z = x.to(DOT), y.to(DOT), z.to(DOT)
             decay, into, rest, whole = decay_weights(G, low, start, left, gamma, C, GATED, REVERSE)
             scores = tl.dot(x, tl.trans(y), input_precision=PRECISION) * decay
             out = tl.dot(x, state.to(DOT), input_precision=PRECISION) * into[:, None]
@@ -207,7 +206,7 @@ if triton is not None:
                 rest = tl.exp(tl.where(i < left, age.to(tl.float32) * gamma, float("-inf")))
                 whole = tl.exp((last + 1).to(tl.float32) * gamma)
             added = (z.to(tl.float32) * rest[:, None]).to(DOT)
-            product = tl.dot(tl.trans(y.to(DOT)), added, input_precision=PRECISION)
+            product = tl.dot(tl.trans(y), added, input_precision=PRECISION)
             state = state * whole + product
         at = OUT + target * KY * KZ + cy[:, None] * KZ + cz[None, :]
         tl.store(at, state, mask=(cy < KY)[:, None] & (cz < KZ)[None, :])

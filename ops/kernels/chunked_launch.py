@@ -35,16 +35,16 @@ def decay_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[st
 
     `span`, a multiple of `chunk`: tokens of a segment; as many segments as fill 132
     multiprocessors with two programs each in one go, and no fewer than 256 tokens.
+    On Hopper the assembler of CUDA 12 may spoil a warpgroup product whose left side was computed
+    (it lies in registers): so tiles of scores have fewer than 64 rows, and fp32, whose three parts
+    are all computed, has two warps; both take the older instructions. NVIDIA fixed it in CUDA 13.3.
     """
     most = max(key, value)
-    chunk = 32 if wide and most > 64 else 64
-    if t <= 16 or (wide and most > 128):
-        chunk = 16
+    chunk = 16 if t <= 16 or (wide and most > 64) else 32
     block = 32 if wide else 64
     parts = max(1, 264 // (rows * triton.cdiv(value, block)))
     span = max(256, 64 * triton.cdiv(t, 64 * parts))
-    small = most <= 64
-    warps, stages = 4 if small or wide else 8, 1 if wide else 3 if small else 1
+    warps, stages = 2 if wide else 4 if most <= 64 else 8, 1 if wide or most > 128 else 3
     return {
         "chunk": chunk,
         "span": span if span < t else t,
@@ -52,10 +52,11 @@ def decay_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[st
         "warps": warps,
         "stages": stages,
         "grads_warps": warps,
-        "grads_stages": min(stages, 2),
+        "grads_stages": stages,
         "registers": 0,
-        "sums_block": 64,
-        "sums_warps": 4,
+        "sums_chunk": 16 if wide else 64,
+        "sums_block": 32 if wide else 64,
+        "sums_warps": 2 if wide else 4,
         "sums_stages": 1 if wide else 3,
     }
 
@@ -65,13 +66,14 @@ def decay_width(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def decay_like(x: Tensor) -> Tensor:
+def decay_like(x: Tensor, kind: torch.dtype | None = None) -> Tensor:
     """Empty [B, H, T, .] in x's order of axes: heads outside of time, or, as a layer's output,
     inside of it."""
     b, h, t, w = x.shape
+    kind = x.dtype if kind is None else kind
     if x.stride(1) >= x.stride(2) * t:
-        return x.new_empty(b, h, t, w)
-    return x.new_empty(b, t, h, w).transpose(1, 2)
+        return x.new_empty(b, h, t, w, dtype=kind)
+    return x.new_empty(b, t, h, w, dtype=kind).transpose(1, 2)
 
 
 def decay_dot(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
@@ -133,7 +135,8 @@ def decay_states(
     decay_sums[(b * h * (parts - 1) * triton.cdiv(value, block),)](
         y, z, g, states, total, *y.stride()[:3], *z.stride()[:3], *g.stride()[:2],
         h, t, span, parts, b * h * g.shape[-1],
-        KY=key, PY=decay_width(key), KZ=value, BZ=block, C=config["chunk"], GATED=gated,
+        KY=key, PY=decay_width(key), KZ=value, BZ=block,
+        C=config["chunk" if gated else "sums_chunk"], GATED=gated,
         REVERSE=reverse, **decay_types(dot),
         num_warps=config["sums_warps"], num_stages=config["sums_stages"],
     )  # fmt: skip
@@ -153,13 +156,16 @@ def decay_forward(
     g: Tensor,
     state: Tensor | None,
     gated: bool,
-    dot: torch.dtype,
+    types: tuple[torch.dtype, torch.dtype],
     config: dict[str, int],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Outputs, the last state and the states at the starts of the segments."""
-    (b, h, t, key), value = q.shape, v.shape[-1]
+    """Outputs, the last state and the states at the starts of the segments.
+
+    `types`: of the products and of the outputs.
+    """
+    (b, h, t, key), value, (dot, kind) = q.shape, v.shape[-1], types
     states = decay_states(k, v, g, state, gated, False, dot, config)
-    o, last = decay_like(v), v.new_empty(b, h, key, value, dtype=torch.float32)
+    o, last = decay_like(v, kind), v.new_empty(b, h, key, value, dtype=torch.float32)
     block = min(config["block"], decay_width(value))
     parts = triton.cdiv(t, config["span"])
     decay_read[(b * h * parts * triton.cdiv(value, block),)](
@@ -221,16 +227,16 @@ class DecayTriton(torch.autograd.Function):
     """(o, last state) of q, k [B, H, T, K], v [B, H, T, V], g [B, H, T or 1], state or None."""
 
     @staticmethod
-    def forward(ctx, q, k, v, g, state, dot, config):  # type: ignore[no-untyped-def]  # torch's context has no type
+    def forward(ctx, q, k, v, g, state, types, config):  # type: ignore[no-untyped-def]  # torch's context has no type
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         gated = g.shape[-1] > 1 or q.shape[2] == 1
         if state is not None:
             state = state.float().contiguous()
         assert config["span"] % config["chunk"] == 0 or config["span"] >= q.shape[2]
         g = decay_gates(g, q.shape[2], config["chunk"])
-        o, last, states = decay_forward(q, k, v, g, state, gated, dot, config)
+        o, last, states = decay_forward(q, k, v, g, state, gated, types, config)
         ctx.save_for_backward(q, k, v, g, last, states)
-        ctx.gated, ctx.dot, ctx.config = gated, dot, config
+        ctx.gated, ctx.dot, ctx.config = gated, types[0], config
         ctx.set_materialize_grads(False)
         return o, last
 
@@ -238,10 +244,8 @@ class DecayTriton(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, do, dlast):  # type: ignore[no-untyped-def]  # torch's context has no type
         q, k, v, g, last, states = ctx.saved_tensors
-        if do is None:
-            do = torch.zeros_like(v)
-        if do.stride(-1) != 1:
-            do = do.contiguous()
+        do = torch.zeros_like(v) if do is None else do.to(ctx.dot)
+        do = do if do.stride(-1) == 1 else do.contiguous()
         if dlast is not None:
             dlast = dlast.float().contiguous()
         wants = (ctx.needs_input_grad[3], ctx.needs_input_grad[4])
@@ -262,14 +266,15 @@ def decay_triton(
     """What `chunked_decay` computes, on the kernels; under autocast with products in its type."""
     b, h, t, value = v.shape
     key = k.shape[-1]
-    dot = decay_dot(q, k, v)
+    dot, kind = decay_dot(q, k, v), v.dtype
+    q, k, v = q.to(dot), k.to(dot), v.to(dot)
     g = g.reshape(*(1,) * (3 - g.dim()), *g.shape)
     fixed = (g.shape[-1] == 1 or g.stride(-1) == 0) and not g.requires_grad
     g = g[..., :1].expand(b, h, 1) if fixed else g.expand(b, h, t)
     q, k = q.expand(b, h, t, key), k.expand(b, h, t, key)
     if config is None:
         config = decay_config(t, b * h, key, value, dot == torch.float32)
-    parts = (q, k, v, g, state, dot, config)
+    parts = (q, k, v, g, state, (dot, kind), config)
     o, last = DecayTriton.apply(*parts)  # type: ignore[no-untyped-call]  # torch gives no type
     return o, last
 
