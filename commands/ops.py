@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.console import dump, say
+from commands.console import dump, hushed, say
 from commands.options import Json, OpsOption
 
 group = typer.Typer(help="List the ops; show one; check your own.", rich_markup_mode=None)
@@ -78,10 +78,11 @@ def checked(
 
     book = wanted(what)
     found = []
-    for one in findings(book):
-        found.append(one)
-        if one.breach and not json:
-            say(f"{one.op}  {one.case}  {one.check}: {one.breach}")
+    with hushed():
+        for one in findings(book):
+            found.append(one)
+            if one.breach and not json:
+                say(f"{one.op}  {one.case}  {one.check}: {one.breach}")
     broken = [one for one in found if one.breach]
     if json:
         checks = [{**asdict(one), "ok": not one.breach} for one in found]

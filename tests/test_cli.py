@@ -155,7 +155,8 @@ def test_ops_are_listed_shown_and_drawn(tmp_path: Path) -> None:
 def test_ops_of_a_file_are_checked_and_used(tmp_path: Path) -> None:
     path = tmp_path / "my_ops.py"
     path.write_text(CODE, encoding="utf-8")
-    assert "checks hold" in run("ops", "test", str(path)).stdout
+    held = run("ops", "test", str(path))
+    assert ("checks hold" in held.stdout, held.stderr) == (True, "")
     words = ("check", "smooth", "--input", "seq[8,6]")
     found = run(*words, "--ops", str(path), "--json")
     assert json.loads(found.stdout)["params"] == 36
