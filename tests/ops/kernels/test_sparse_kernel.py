@@ -157,7 +157,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", list(LOOPS))
 def test_outputs_and_gradients_of_every_pattern(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch)
-    found = errors(patterns(100)[name], config=LOOPS[name])
+    heads = (2, 1) if name in ("sink", "packed", "two-sided") else (1, 1)
+    found = errors(patterns(75)[name], t=75, heads=heads, config=LOOPS[name])
     assert max(found.values()) <= LIMIT[torch.float32], found
 
 
@@ -166,7 +167,7 @@ def test_outputs_and_gradients_of_lists(name: str, monkeypatch: pytest.MonkeyPat
     pattern = random_blocks(150)[name]
     poisoned(monkeypatch)
     config = (64, 32, 4, 1, "branch" if name in ("small", "tiles") else "split", name == "uneven")
-    found = errors(pattern, t=150, config=config)
+    found = errors(pattern, t=150, config=config, heads=(2, 2) if name == "tiles" else (2, 1))
     assert max(found.values()) <= LIMIT[torch.float32], found
 
 
@@ -187,9 +188,9 @@ def test_short_and_ragged_sequences(t: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_slopes_cap_and_sinks_bend_the_logits() -> None:
     extras = {"cap": 3.0, "slopes": torch.tensor([0.5, 0.01]), "sinks": torch.tensor([1.0, -2.0])}
-    found = errors(SparsePattern(back=40, ahead=0), t=63, config=SPLIT, **extras)
+    found = errors(SparsePattern(back=40, ahead=0), t=45, config=SPLIT, **extras)
     assert max(found.values()) <= LIMIT[torch.float32], found
-    found = errors(SparsePattern(back=4, ahead=2, step=5), t=63, config=BRANCH, **extras)
+    found = errors(SparsePattern(back=4, ahead=2, step=5), t=45, config=BRANCH, **extras)
     assert max(found.values()) <= LIMIT[torch.float32], found
 
 
@@ -212,7 +213,7 @@ def test_nobody_sees_padding_and_rows_without_keys_are_zero(own: bool) -> None:
 def test_a_layers_strides_are_read_and_kept() -> None:
     """q, k, v as views of one projection [B, T, 3 H K]; o in the order of the output projection."""
     torch.manual_seed(0)
-    qkv = torch.randn(2, 37, 3, 3, 16, device=DEVICE)
+    qkv = torch.randn(2, 37, 3, 2, 16, device=DEVICE)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).requires_grad_().unbind(0)
     pattern = SparsePattern(back=7, ahead=0)
     parts = (None, pattern, None, None, 0.25, None, False, (SPLIT, MASKED, BRANCH))
