@@ -178,23 +178,25 @@ def _run_each(owner: Connection, task: "Task", data: "Data", threads: int, devic
 
     from search.capture import BROKEN
 
-    for number in range(1, JOBS + 1):
+    trained, last = 0, False
+    while not last:
         message = _receive(owner)
         while "job" not in message:
             message = _receive(owner)
         job = Job(**message["job"])
         _send(owner, {"pid": os.getpid()})
         torch.set_num_threads(job.threads or threads)
-        total = torch.cuda.get_device_properties(device).total_memory
-        share = 1.0 if job.memory_bytes is None else min(1.0, job.memory_bytes / total)
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        if not job.proxy:
+            total = torch.cuda.get_device_properties(device).total_memory
+            share = 1.0 if job.memory_bytes is None else min(1.0, job.memory_bytes / total)
+            torch.cuda.set_per_process_memory_fraction(share, device)
         result = _run(owner, job, task, data, device)
-        fit = result.status in ("ok", "pruned") and BROKEN not in result.engine
-        last = not fit or number == JOBS
+        if not job.proxy:  # which uses the processor alone and spoils nothing on the card
+            trained += 1
+            fit = result.status in ("ok", "pruned") and BROKEN not in result.engine
+            last = not fit or trained == JOBS
         _send(owner, {"result": asdict(result)})
         _send(owner, {"exit": 0, "last": last})
-        if last:
-            return
 
 
 def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -> Result:
@@ -220,7 +222,7 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
         torch.manual_seed(job.seed)
         model = load(job.source)()
         if job.proxy:
-            return _scored(job, model, task, data, device)
+            return _scored(job, model, task, data)
         inherited, fault = take(model, job.estate, job.matched) if job.estate else (0, "")
         result = train(
             model,
@@ -257,13 +259,17 @@ def _run(owner: Connection, job: Job, task: "Task", data: "Data", device: str) -
         return Result("bug", error=traceback.format_exc()[-TAIL:])
 
 
-def _scored(job: Job, model: "nn.Module", task: "Task", data: "Data", device: str) -> Result:
-    """A proxy of the model as it would start to train; no metric where it does not exist."""
+def _scored(job: Job, model: "nn.Module", task: "Task", data: "Data") -> Result:
+    """A proxy of the model as it would start to train; no metric where it does not exist.
+
+    On the CPU also where training is not: `synflow` wants float64, kernels are no functions that it
+    could replace, one batch is small, and a search ranks the same on every machine.
+    """
     from search.proxies import PROXIES
     from search.train import first_batch
 
-    x, y = first_batch(task, data, seed=job.seed, device=device)
-    found = PROXIES[job.proxy](model.to(device), x, y, task.loss)
+    x, y = first_batch(task, data, seed=job.seed, device="cpu")
+    found = PROXIES[job.proxy](model, x, y, task.loss)
     return Result("ok", metrics={"proxy": found} if math.isfinite(found) else {})
 
 

@@ -1,7 +1,12 @@
 """The filter: the best of eight proposals by a proxy, in a real search and by hand."""
 
+import json
 import sys
+from contextlib import suppress
+from dataclasses import asdict, replace
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -9,6 +14,7 @@ from einspace.candidates import frame
 from einspace.compile import compile_text
 from einspace.result import TrialRecord
 from grammar.errors import StudyError
+from search import zygote
 from search.evaluate import Evaluator, Job
 from search.setup import setup_of
 from search.strategies import find
@@ -117,3 +123,32 @@ def test_the_command_refuses_another_proxy_and_an_unknown_one(tmp_path: Path) ->
         refused = command(*words, proxy, runs=tmp_path)
         assert refused.returncode == 2
         assert told in refused.stderr
+
+
+def test_the_process_of_a_card_scores_on_the_cpu_and_is_not_used_up_by_it() -> None:
+    task = find_task("digits")
+    source = compile_text("patch(dim=8, size=2) >> head", FACE).source
+    job = Job(source=source, seed=0, epochs=0, lr=0.0, weight_decay=0.0, proxy="synflow")
+    broken = replace(job, source="class Model:\n    pass\n")
+    with Evaluator(task) as evaluator:
+        expected = evaluator.run(job).metrics["proxy"]
+    owner, child = Pipe()
+
+    def serve() -> None:
+        with suppress(EOFError):  # The owner is gone.
+            # There need be no card: nothing touches it.
+            zygote._run_each(child, task, task.load(0), 1, "cuda:0")
+
+    server = Thread(target=serve)
+    server.start()
+    for asked in (job, broken, *[job] * zygote.JOBS):
+        owner.send_bytes(json.dumps({"job": asdict(asked)}).encode())
+        said, result, end = (json.loads(owner.recv_bytes()) for _ in range(3))
+        assert "pid" in said
+        assert end == {"exit": 0, "last": False}
+        if asked is job:
+            assert result["result"]["metrics"]["proxy"] == pytest.approx(expected, rel=1e-9)
+        else:
+            assert result["result"]["status"] == "bug"
+    owner.close()
+    server.join()
