@@ -20,7 +20,7 @@ import json
 import multiprocessing
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from benchmarks.search.tabular import RESULTS, Table, read
 from einspace.candidates import Candidate, Frame, candidate_of, draw, frame
 from einspace.membership import probability
 from einspace.result import TrialRecord
-from search.strategies import find
+from search.strategies import Strategy, find
 
 STRATEGIES = (
     "random", "tpe", "prior", "evolution", "cem", "bayes", "bayes_evolution", "warm",
@@ -113,10 +113,15 @@ def _tpe(place: Frame, table: Table, seed: int, trials: int) -> list[float | Non
 
 
 def searched(
-    place: Frame, table: Table, name: str, seed: int, trials: int, first: Candidate | None
+    place: Frame,
+    table: Table,
+    strategy: Strategy,
+    seed: int,
+    trials: int,
+    first: Candidate | None = None,
+    notes: Callable[[Candidate], Mapping[str, float]] = lambda found: {},
 ) -> list[TrialRecord]:
-    """The trials of one of our strategies; `first` is tried first."""
-    strategy = find(name)
+    """The trials of a strategy; `first` is tried first, `notes` become the metrics of a trial."""
     rows: list[TrialRecord] = []
     known: set[str] = set()
     for number in range(trials):
@@ -136,7 +141,8 @@ def searched(
         known.add(found.hash)
         value = value_of(table, found.hash)
         status = "ok" if value is not None else "nan"
-        rows.append(TrialRecord(number, status, found.text, found.hash, value, trace=found.trace))
+        row = TrialRecord(number, status, found.text, found.hash, value, trace=found.trace)
+        rows.append(replace(row, metrics=notes(found)))
     return rows
 
 
@@ -159,7 +165,7 @@ def search(job: tuple[str, str, int, int, Path]) -> Run:
         warm = strategy == "warm"
         first = seed_of(place, WARM[task]) if warm else None
         name = "bayes_evolution" if warm else strategy
-        values = [r.value for r in searched(place, table, name, seed, trials, first)]
+        values = [r.value for r in searched(place, table, find(name), seed, trials, first)]
     return Run(task, strategy, seed, tuple(values), round(time.process_time() - start, 2))
 
 

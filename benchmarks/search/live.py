@@ -72,9 +72,15 @@ class Search:
         return f"{self.task}-{self.strategy}-{self.seed}"
 
 
-def searches() -> list[Search]:
+def searches(strategies: Sequence[str] = STRATEGIES) -> list[Search]:
     """All of them, so that a run cut short has as many of each."""
-    return [Search(t, name, seed) for seed in SEEDS for t in SPACES for name in STRATEGIES]
+    return [Search(t, name, seed) for seed in SEEDS for t in SPACES for name in strategies]
+
+
+def named(name: str) -> Search:
+    """The search whose study has this name."""
+    task, strategy, seed = name.split("-")
+    return Search(task, strategy, int(seed))
 
 
 def carried(name: str) -> Callable[[int], "Data"]:
@@ -111,12 +117,14 @@ def prepare(kit: Path, python: str) -> None:
     print(f"{kit}: {size / 1e6:.1f} MB; {' '.join(wanted)}", flush=True)
 
 
-def run(kit: Path, runs: Path, jobs: int, minutes: float, trials: int) -> None:
+def run(
+    wanted: Sequence[Search], kit: Path, runs: Path, jobs: int, minutes: float, trials: int
+) -> None:
     """Start or resume searches, `jobs` at a time, until all are full or the time is up."""
     start = time.monotonic()
     runs.mkdir(parents=True, exist_ok=True)
     environment = _environment(kit, runs)
-    waiting, alive = searches(), {}
+    waiting, alive = list(wanted), {}
     interrupted: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: interrupted.append(n))
@@ -139,7 +147,7 @@ def run(kit: Path, runs: Path, jobs: int, minutes: float, trials: int) -> None:
                 )
         if time.monotonic() - start - shown >= EVERY or not alive:
             shown = time.monotonic() - start
-            print(f"{shown:4.0f} s  {_progress(runs)}", flush=True)
+            print(f"{shown:4.0f} s  {_progress(wanted, runs)}", flush=True)
         if not alive:
             break
         if interrupted or left <= 0:
@@ -173,14 +181,14 @@ def _environment(kit: Path, runs: Path) -> dict[str, str]:
     }
 
 
-def _progress(runs: Path) -> str:
+def _progress(wanted: Sequence[Search], runs: Path) -> str:
     """The last word of each search."""
     found = []
-    for one in searches():
+    for one in wanted:
         log = runs / f"{one.name}.out"
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        words = {"evolution": "e", "bayes_evolution": "b"}
-        short = f"{one.task[:2]}-{words[one.strategy]}{one.seed}"
+        initials = "".join(word[0] for word in one.strategy.split("_"))
+        short = f"{one.task[:2]}-{initials}{one.seed}"
         found.append(f"{short} {lines[-1] if lines else '-'}")
     return ", ".join(found)
 
@@ -193,7 +201,7 @@ def search(name: str, trials: int, minutes: float) -> None:
     from search.setup import setup_of
     from search.study import open_ledger
 
-    (one,) = (s for s in searches() if s.name == name)
+    one = named(name)
     task = _task(one.task)
     budget = task.budget
     setup = setup_of(
@@ -272,9 +280,8 @@ def collect(kit: Path) -> Mapping[str, object]:
 
     found: list[Mapping[str, object]] = []
     about = json.loads((kit / "about.json").read_text(encoding="utf-8"))
-    for one in searches():
-        if not (runs_dir() / one.name / "journal.log").exists():
-            continue
+    for journal in sorted(runs_dir().glob("*/journal.log")):
+        one = named(journal.parent.name)
         ledger = open_ledger(one.name)
         record = search_record(ledger)
         best, path = record.best(), ledger.folder / "confirmed.json"
@@ -312,12 +319,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--name", help="search: which of the twelve")
+    parser.add_argument("--tasks", default=",".join(SPACES), help="run: which of them")
+    parser.add_argument("--strategies", default=",".join(STRATEGIES), help="run: which of them")
+    parser.add_argument("--name", help="search: which study")
     args = parser.parse_args(arguments)
     if args.what == "prepare":
         prepare(args.kit, args.python)
     elif args.what == "run":
-        run(args.kit, args.runs, args.jobs, args.minutes, args.trials)
+        tasks, strategies = args.tasks.split(","), args.strategies.split(",")
+        wanted = [s for s in searches(strategies) if s.task in tasks]
+        run(wanted, args.kit, args.runs, args.jobs, args.minutes, args.trials)
         own = [sys.executable, "-m", "benchmarks.search.live", "collect"]
         own += ["--kit", str(args.kit), "--out", str(args.out)]
         subprocess.run(own, env=_environment(args.kit, args.runs), check=True)

@@ -21,6 +21,7 @@ from benchmarks.search.tabular import RESULTS, Table, read
 from einspace.candidates import Frame, frame, sample
 from grammar.learn import counted, fit, sites, summed, tamed, weighted
 from grammar.show import show
+from search.strategies.evolution import Evolution
 
 PAIRS = (("mqar", "mad_recall"), ("mad_recall", "mqar"))
 TRIALS, TOP, DRAWS = 60, 0.2, 40
@@ -28,7 +29,7 @@ TRIALS, TOP, DRAWS = 60, 0.2, 40
 
 def taught(place: Frame, table: Table, seed: int) -> str:
     """The text of the space with the weights of the elite of one evolution."""
-    rows = searched(place, table, "evolution", seed, TRIALS, None)
+    rows = searched(place, table, Evolution(), seed, TRIALS)
     done = [r for r in rows if r.value is not None]
     done.sort(key=lambda r: (-(r.value or 0.0), r.number))
     known = sites(place.space, place.typing.signatures)
