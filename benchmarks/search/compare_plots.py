@@ -108,6 +108,21 @@ def section(task: str, table: Table, found: Mapping[str, Mapping[str, float]]) -
     return "\n".join([*lines, ""])
 
 
+def warmed(table: Table, runs: Sequence[Run]) -> str:
+    """Whether searches that start from a hand-written architecture beat it."""
+    first, values = runs[0].values[0], [e.value() for e in table.entries.values()]
+    finals = [max(v for v in run.values if v is not None) for run in runs]
+    if first is None:
+        return "The hand-written architecture could not be trained.\n"
+    better = sum(v is not None and v > first for v in values)
+    return (
+        f"Warm start: its hand-written architecture has {table.about['metric']} {first:.4f}, and "
+        f"{better} of {len(values):,} are better. The searches from it end at "
+        f"{np.mean(finals):.4f}, above it in {sum(f > first for f in finals)} of {len(finals)} "
+        f"runs.\n"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=150)
@@ -130,6 +145,8 @@ def main() -> None:
         told[task] = facts(curves, seconds)
         plot(task, curves, args.page.parent / f"search-{task}.png")
         parts.append(section(task, table, told[task]))
+        if warm := [run for key, run in runs.items() if key[:2] == (task, "warm")]:
+            parts.append(warmed(table, warm))
     content = {"trials": args.trials, "tasks": told}
     (args.results / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     about = (__doc__ or "").split("\n\n", 1)[1].strip()

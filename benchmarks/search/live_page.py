@@ -3,7 +3,8 @@
 Best so far: the highest validation metric of the trials up to here. `to reach`: trials until a
 search is as good as the final best of evolution with the same seed; one that never gets there
 counts as one more than its budget. `fresh`: the winner trained again with three seeds that chose
-nothing, mean, so it is free of the luck of having been picked. Pairs share the seed. With three
+nothing, mean, so it is free of the luck of having been picked (-: the search was cut by time, as
+its number of trials says). `seconds` are wall-clock. Pairs share the seed. With three
 pairs a task no test can be significant (the smallest two-sided p of a sign test over all six is
 0.03), so the pairs are shown.
 """
@@ -52,6 +53,7 @@ def row(seed: int, both: Mapping[str, Any]) -> str:
         f"{statistics.fmean(c):.4f}" if (c := both[name]["confirmed"]) else "-"
         for name in (BASE, OURS)
     ]
+    counts = [len(both[name]["trials"]) for name in (BASE, OURS)]
     walls = [f"{both[name]['wall']:.0f}" for name in (BASE, OURS)]
     cells = (
         seed,
@@ -60,6 +62,7 @@ def row(seed: int, both: Mapping[str, Any]) -> str:
         *fresh,
         reach(base, goal),
         reach(ours, goal),
+        " / ".join(map(str, counts)),
         " / ".join(walls),
     )
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -74,16 +77,16 @@ def section(task: str, found: Mapping[int, Mapping[str, Any]]) -> str:
         f"![{task}](search-live-{task}.png)",
         "",
         f"| seed | {BASE} | {OURS} | {BASE}, fresh | {OURS}, fresh | to reach, {BASE} "
-        f"| to reach, {OURS} | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| to reach, {OURS} | trials | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(row(seed, both) for seed, both in found.items()),
         "",
     ]
     gains = [float(curve(b[OURS])[-1] - curve(b[BASE])[-1]) for b in found.values()]
-    better = sum(g > 0 for g in gains)
+    better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
     lines.append(
-        f"{OURS} ends higher in {better} of {len(gains)} pairs, mean difference "
-        f"{statistics.fmean(gains):+.4f}."
+        f"{OURS} ends higher in {better} and lower in {worse} of {len(gains)} pairs, "
+        f"mean difference {statistics.fmean(gains):+.4f}."
     )
     return "\n".join([*lines, ""])
 

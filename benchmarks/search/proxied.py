@@ -3,6 +3,9 @@
     python -m benchmarks.search.proxied run [--jobs 2 --seeds 8 --trials 100]
     python -m benchmarks.search.proxied page
 
+On a machine without the data packages `$PROXIED_KIT` is a folder that `write_data` of
+`benchmarks/search/plan.py` has filled, such as that of the tables.
+
 The same searches as in `benchmarks/search/compare.py`: `evolution` with and without the filter of
 eight proposals (`search/strategies/filtered.py`), `bayes_evolution` with and without the proxy as a
 feature of its surrogate. A proxy is computed as a trial would start: seed 0, the first rows of the
@@ -18,6 +21,7 @@ import functools
 import json
 import math
 import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +31,7 @@ import torch
 
 from benchmarks.search.compare import Run, finished, searched
 from benchmarks.search.compare_plots import regrets
+from benchmarks.search.plan import read_data
 from benchmarks.search.settings import Setting, settings
 from benchmarks.search.tabular import read
 from einspace.candidates import Candidate, frame
@@ -39,6 +44,7 @@ from search.strategies.evolution import Evolution
 from search.strategies.filtered import LOWEST, Filtered
 from search.task import Data
 
+KIT = "PROXIED_KIT"
 TASKS = ("digits", "mnist5k", "vowels")
 WITH = ("params", "naswot", "snip")
 COLUMNS = (
@@ -70,8 +76,8 @@ class Scores:
 @functools.cache
 def scores(task: str, proxy: str) -> Scores:
     """Remembered within a process: runs of one task meet the same architectures."""
-    setting = settings()[task]
-    return Scores(setting, proxy, setting.load())
+    setting, kit = settings()[task], os.environ.get(KIT)
+    return Scores(setting, proxy, read_data(task, Path(kit)) if kit else setting.load())
 
 
 def search(job: tuple[str, str, str, int, int]) -> Run:

@@ -94,4 +94,5 @@ def test_a_stopped_comparison_goes_on_and_its_page_names_every_strategy(
     _main(compare_plots.main, monkeypatch, **words)
     text = page.read_text(encoding="utf-8")
     assert all(f"\n| {name} | " in text for name in STRATEGIES)
+    assert f"above it in {SEEDS} of {SEEDS} runs" in text
     assert (tmp_path / f"search-{TASK}.png").stat().st_size > 0

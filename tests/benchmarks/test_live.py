@@ -45,8 +45,8 @@ def test_the_page_tells_pairs_and_leaves_a_lone_search_out(tmp_path: Path) -> No
     results.write_text(json.dumps({"about": {"torch": "2"}, "searches": runs}))
     live_page.main(["--results", str(results), "--page", str(tmp_path / "page.md")])
     text = (tmp_path / "page.md").read_text()
-    assert "| 0 | 0.5000 | 0.7000 | 0.6000 | 0.6000 | 3 | 2 | 2 / 2 |" in text
-    assert "higher in 1 of 1 pairs" in text
+    assert "| 0 | 0.5000 | 0.7000 | 0.6000 | 0.6000 | 3 | 2 | 3 / 3 | 2 / 2 |" in text
+    assert "higher in 1 and lower in 0 of 1 pairs" in text
     assert "0.9" not in text
     assert (tmp_path / "search-live-images.png").stat().st_size > 0
 
