@@ -121,6 +121,7 @@ def prob(
     found = probability(_frame(space, task, input, set, **limits), source.text)
     if json:
         facts = {"log_prob": found.log_prob, "derivations": found.derivations}
-        return dump({**facts, "kind": found.kind, "trace": dict(found.trace)})
+        told = {"kind": found.kind, "max_nodes": found.nodes, "trace": dict(found.trace)}
+        return dump({**facts, **told})
     say(f"log-probability {found.log_prob:.6f}, probability {math.exp(found.log_prob):.3g}")
-    say(f"{found.derivations} derivations ({found.kind})")
+    say(f"{found.derivations} derivations of at most {found.nodes:,} nodes ({found.kind})")

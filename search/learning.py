@@ -9,6 +9,7 @@ from einspace.result import TrialRecord
 from grammar.errors import SpaceError, StudyError
 from grammar.learn import Forest, Table, counted, fit, sites, summed, tamed, weighted
 from grammar.show import show
+from search.carry import carried
 from search.known import forest_of
 from search.study import Ledger, Setup, space_sha
 from search.tasks import find as find_task
@@ -81,20 +82,24 @@ def best_of(ledger: Ledger, top: float) -> list[TrialRecord]:
 def warm(setup: Setup, old: Ledger, top: int) -> Setup:
     """The setup with the best `top` architectures of another study among its seeds.
 
-    They are tried as they are, so the old space may be another; what does not fit the new task is
-    passed over. Raises: StudyError where nothing is left.
+    The old space may be another: what the new one does not derive is carried over to it by its
+    trace as far as that goes (`search/carry.py`), and tried as it is otherwise. What does not fit
+    the new task is passed over. Raises: StudyError where nothing is left; SpaceError.
     """
-    interface = find_task(setup.task).interface
+    place = search_frame(setup, find_task(setup.task))
+    interface = place.typing.interface
     found: list[tuple[str, str]] = []
     for trial in best_of(old, 1.0):
         if len(found) == top:
             break
+        text, kept = carried(place, old.setup.space_text, trial)
         try:
-            candidate_of(trial.text, interface)
+            candidate_of(text, interface)
         except SpaceError:
             continue
-        if trial.text not in [text for _, text in found]:
-            found.append((f"{old.setup.name}#{trial.number}", trial.text))
+        if text not in [known for _, known in found]:
+            name = f"{old.setup.name}#{trial.number}"
+            found.append((f"{name}, {kept}" if kept else name, text))
     if not found:
         raise StudyError(
             f"study {old.setup.name!r} has no finished trial that fits task {setup.task!r}",

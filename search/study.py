@@ -283,8 +283,8 @@ def _same_question(old: Setup, new: Setup) -> None:
     if old.space_text != new.space_text:
         was, now = space_sha(old.space_text), space_sha(new.space_text)
         differ.insert(0, f"space was {old.space} (sha {was}), now {new.space} (sha {now})")
+    hint = "give another --study name, or the same space, task and objective"
+    if old.space_text != new.space_text:
+        hint += f"; --warm-start {new.name} then carries its best over to the new space"
     if differ:
-        raise StudyError(
-            f"study {new.name!r} asks something else: {'; '.join(differ)}",
-            hint="give another --study name, or the same space, task and objective",
-        )
+        raise StudyError(f"study {new.name!r} asks something else: {'; '.join(differ)}", hint=hint)

@@ -123,6 +123,30 @@ def test_a_warm_start_tries_the_best_of_another_study_first(study: Ledger) -> No
         warm(replace(setup, task="mqar"), study, 3)
 
 
+EDITED = SPACE.replace("kernel=3|5", "kernel=3|5|1").replace("relu >> {", "gelu >> {")
+
+
+def test_a_warm_start_from_an_edited_space_keeps_what_is_still_there(study: Ledger) -> None:
+    setup = replace(small_search.SETUP, name="new", space_text=EDITED)
+    place = frame(EDITED, find_task("digits").interface)
+    seeds = warm(setup, study, 6).seeds
+    assert ("small#40", LOST) in seeds  # known by its text alone
+    moved = {name: text for name, text in seeds if name.endswith("choices kept")}
+    assert len(moved) >= 2
+    for name, text in moved.items():
+        old = study.table()[int(name.split("#")[1].split(",")[0])].text
+        assert "gelu" in text
+        assert text.split(" >> ")[0] == old.split(" >> ")[0]
+        assert seed_of(place, text).trace
+    assert warm(setup, study, 6).seeds == seeds
+
+
+def test_the_same_study_with_an_edited_space_is_refused_and_the_way_on_told(study: Ledger) -> None:
+    with pytest.raises(StudyError, match="asks something else") as caught:
+        small_search.ledger(space_text=EDITED)
+    assert "--warm-start small" in (caught.value.hint or "")
+
+
 @pytest.mark.slow  # searches in processes of their own
 def test_the_command_line_writes_a_space_that_can_be_searched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
