@@ -32,6 +32,15 @@ def head_norm(x: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
+def unit_heads(x: Tensor, eps: float, scale: float) -> Tensor:
+    """`head_norm` times scale, of x [B, H, T, K]: queries and keys of length scale sqrt(K)."""
+    if on_triton(x) and x.numel() and x.shape[1] * x.shape[3] <= 8192:
+        kind = eps, scale, "none", False, False, x.dtype
+        y: Tensor = HeadRows.apply(x, None, None, None, None, kind)  # type: ignore[no-untyped-call]  # torch gives no type
+        return torch.unflatten(y, -1, (x.shape[1], -1)).transpose(1, 2)
+    return head_norm(x, eps) * scale
+
+
 def head_output(
     o: Tensor,
     gate: Tensor | None,
@@ -39,25 +48,36 @@ def head_output(
     eps: float,
     *,
     act: str = "silu",
+    early: bool = False,
     whole: bool = False,
+    extra: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """[B, T, H K] of o [B, H, T, K]: each head's norm (`whole`: one over all) times weight, gated.
 
-    weight [K] (`whole`: [H K]); gate [B, T, H K], through silu or as it is (`act` none). On a GPU
-    one kernel each way, under autocast in its type.
+    weight [K] (`whole`: [H K]); gate [B, T, H K], through silu or as it is (`act` none), `early`:
+    before the norm. `extra`: x [B, H, T, K] and a factor [H] with which it joins o. On a GPU one
+    kernel each way, under autocast in its type.
     """
-    given = [z for z in (gate, weight) if z is not None]
+    x, skip = extra or (None, None)
+    given = [z for z in (gate, weight, x, skip) if z is not None]
     if on_triton(o, *given) and o.numel() and o.shape[1] * o.shape[3] <= 8192:
         dtype = norm_dtype(o, weight)
         dtype = dtype if gate is None else torch.promote_types(dtype, gate.dtype)
-        fused: Tensor = HeadRows.apply(o, gate, weight, eps, act, whole, dtype)  # type: ignore[no-untyped-call]  # torch gives no type
+        kind = eps, 1.0, act, early, whole, dtype
+        fused: Tensor = HeadRows.apply(o, gate, weight, x, skip, kind)  # type: ignore[no-untyped-call]  # torch gives no type
         return fused
-    y = head_norm(heads_last(o) if whole else o, eps)
+    if gate is not None and act == "silu":
+        gate = F.silu(gate)
+    if x is not None and skip is not None:
+        o = o + skip.to(o.dtype)[:, None, None] * x
+    y = heads_last(o) if whole else o
+    if early:
+        assert whole, "a gate before the norm lies over all heads"
+        y = y if gate is None else y * gate
+    y = head_norm(y, eps)
     y = y if weight is None else y * weight
     y = y if whole else heads_last(y)
-    if gate is None:
-        return y
-    return y * (F.silu(gate) if act == "silu" else gate)
+    return y if gate is None or early else y * gate
 
 
 def blank(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -115,6 +135,7 @@ HEAD_OUTPUT: tuple[Callable[..., Any], ...] = (
     norm_dtype,
     heads_last,
     head_norm,
+    unit_heads,
     head_output,
 )
 SHORT: tuple[Callable[..., Any], ...] = (on_triton, *SHORT_KERNELS, short_conv)

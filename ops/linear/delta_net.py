@@ -22,9 +22,9 @@ from ops.kernels.mixing import (
     SHORT,
     ShortConv,
     blank,
-    head_norm,
     head_output,
     heads_first,
+    unit_heads,
 )
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
@@ -42,7 +42,7 @@ class DeltaNet(nn.Module):
     def parts(self, x: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
         """q (scaled), k, v [B, heads, T, K] and b [B, heads, T] of the convolved projections."""
         q, k, v = (heads_first(z, self.heads) for z in seen.chunk(3, -1))
-        q, k = (head_norm(z, 1e-6 / self.key) * self.key**-0.5 for z in (q, k))
+        q, k = (unit_heads(z, 1e-6 / self.key, self.key**-0.5) for z in (q, k))
         return q * self.key**-0.5, k, v, self.beta(x).sigmoid().mT * self.top
 
     def merge(self, o: Tensor) -> Tensor:

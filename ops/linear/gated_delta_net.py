@@ -27,9 +27,9 @@ from ops.kernels.mixing import (
     SHORT,
     ShortConv,
     blank,
-    head_norm,
     head_output,
     heads_first,
+    unit_heads,
 )
 from ops.linear.common import head_width
 from ops.spec import Cost, Op, TensorType, need
@@ -57,7 +57,7 @@ class GatedDeltaNet(nn.Module):
         width = self.heads * self.key
         split = torch.split(seen, [width, width, self.heads * self.value], -1)
         q, k, v = (heads_first(z, self.heads) for z in split)
-        q, k = (head_norm(z, 1e-6 / self.key) * self.key**-0.5 for z in (q, k))
+        q, k = (unit_heads(z, 1e-6 / self.key, self.key**-0.5) for z in (q, k))
         raw, beta = self.rates(x).chunk(2, -1)
         wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
         g = -self.decay.exp() * F.softplus(wide + self.pace)

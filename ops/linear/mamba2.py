@@ -24,8 +24,7 @@ from torch.nn import functional as F
 
 from grammar.domain import Int
 from ops.kernels.chunked import CHUNKED, chunked_decay, chunked_flops, decay_step
-from ops.kernels.mixing import MIXING, ShortConv, blank, heads_first, heads_last
-from ops.kernels.rows import NORMED, normed
+from ops.kernels.mixing import MIXING, ShortConv, blank, head_output, heads_first
 from ops.spec import Cost, Op, TensorType, need, need_divides
 
 
@@ -61,8 +60,9 @@ class Mamba2(nn.Module):
         return c[:, None], b[:, None], heads_first(x, self.heads), rate
 
     def merge(self, o: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        o = heads_last(o + self.skip.to(o.dtype)[:, None, None] * x)
-        y: Tensor = self.out(normed(o * F.silu(z), self.norm, None, self.eps))
+        extra = (x, self.skip)
+        normed = head_output(o, z, self.norm, self.eps, early=True, whole=True, extra=extra)
+        y: Tensor = self.out(normed)
         return y
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -123,6 +123,6 @@ OP = Op(
     causal=True,
     mask="use",
     state=True,
-    uses=(*NORMED, *MIXING, *CHUNKED),
+    uses=(*MIXING, *CHUNKED),
     paper="arXiv:2405.21060",
 )

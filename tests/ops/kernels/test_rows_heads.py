@@ -5,12 +5,13 @@ import torch
 from torch import Tensor
 
 from ops.kernels import mixing
-from ops.kernels.mixing import head_output
+from ops.kernels.mixing import head_output, heads_last, unit_heads
 from ops.kernels.rows_heads_kernel import HeadRows
 from tests.ops.kernels.equal import DEVICE, check, made_by, random
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 EPS = 1e-5
+NOTHING = (None,) * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -26,17 +27,33 @@ def test_an_output_equals_its_specification(act: str, whole: bool, dtype: torch.
         return o.transpose(1, 2), z.chunk(2, -1)[1]
 
     check(
-        lambda o, z, w: HeadRows.apply(*laid(o, z), w, EPS, act, whole, dtype),
+        lambda o, z, w: HeadRows.apply(
+            *laid(o, z), w, None, None, (EPS, 1.0, act, False, whole, dtype)
+        ),
         lambda o, z, w: head_output(*laid(o, z), w, EPS, act=act, whole=whole),
         [*inputs, weight],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_skip_and_a_gate_before_the_norm_equal_their_specification(dtype: torch.dtype) -> None:
+    o, x = random(2, 3, 9, 8, dtype=dtype), random(2, 9, 3, 8, dtype=dtype, seed=1)
+    gate, weight, skip = random(2, 9, 24, dtype=dtype), random(24), random(3)
+    kind = EPS, 1.0, "silu", True, True, dtype
+    check(
+        lambda o, z, w, x, d: HeadRows.apply(o, z, w, x.transpose(1, 2), d, kind),
+        lambda o, z, w, x, d: head_output(
+            o, z, w, EPS, early=True, whole=True, extra=(x.transpose(1, 2), d)
+        ),
+        [o, gate, weight, x, skip],
     )
 
 
 def test_gate_and_gains_may_be_absent() -> None:
     for shape in [(1, 1, 5, 16), (2, 4, 3, 8)]:
         check(
-            lambda o: HeadRows.apply(o, None, None, EPS, "silu", False, torch.float32),
-            lambda o: head_output(o, None, None, EPS),
+            lambda o: HeadRows.apply(o, *NOTHING, (EPS, 0.3, "silu", False, False, torch.float32)),
+            lambda o: heads_last(unit_heads(o, EPS, 0.3)),
             [random(*shape)],
         )
 
@@ -58,7 +75,7 @@ def test_wide_outputs_on_a_gpu(heads: int, width: int) -> None:
         random(width),
     ]
     check(
-        lambda o, g, w: HeadRows.apply(o, g, w, EPS, "silu", False, bf16),
+        lambda o, g, w: HeadRows.apply(o, g, w, None, None, (EPS, 1.0, "silu", False, False, bf16)),
         lambda o, g, w: head_output(o, g, w, EPS),
         inputs,
     )
