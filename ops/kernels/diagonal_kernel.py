@@ -68,17 +68,20 @@ if triton is not None:
         REVERSE: tl.constexpr, HAS_STATE: tl.constexpr,
         BOUND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """o = walk(q, k, v) on S or, against time, dv = walk(k, q, do) on dS; z, out in tiles."""
+        """o = walk(q, k, v) on S or, against time, dv = walk(k, q, do) on dS; z, out in tiles.
+
+        The state is carried as S^T, so that what it adds is a product with a loaded left side.
+        """
         i = tl.arange(0, C)
         ck = tl.arange(0, P)
         cz = tile * BZ + tl.arange(0, BZ)
-        place = ck[:, None] * KZ + cz[None, :]
-        inside = (ck < K)[:, None] & (cz < KZ)[None, :]
+        place = ck[None, :] * KZ + cz[:, None]
+        inside = (ck < K)[None, :] & (cz < KZ)[:, None]
         ordered = i[:, None] <= i[None, :] if REVERSE else i[:, None] >= i[None, :]
         if HAS_STATE:
             state = tl.load(STATE + place, mask=inside, other=0.0)
         else:
-            state = tl.zeros([P, BZ], tl.float32)
+            state = tl.zeros([BZ, P], tl.float32)
         count = tl.cdiv(end - begin, C)
         for step in range(0, count):
             chunk = step
@@ -93,7 +96,6 @@ if triton is not None:
             x = tl.load(X + start * sx + i[:, None] * sx + ck[None, :], mask=at_k, other=0.0)
             y = tl.load(Y + start * sy + i[:, None] * sy + ck[None, :], mask=at_k, other=0.0)
             z = tl.load(Z + start * sz + i[:, None] * sz + cz[None, :], mask=at_z, other=0.0)
-            z = z.to(DOT)
             out = tl.zeros([C, BZ], tl.float32)
             done = chunk * 0
             while done < C:
@@ -104,11 +106,11 @@ if triton is not None:
                 ys = tl.where(rows[:, None], y.to(tl.float32) * tl.exp(-gaps), 0.0).to(DOT)
                 scores = tl.dot(xs, tl.trans(ys), input_precision=PRECISION)
                 scores = tl.where(ordered, scores, 0.0).to(DOT)
-                state *= before[:, None]
-                out = tl.dot(xs, state.to(DOT), out, input_precision=PRECISION)
+                state *= before[None, :]
+                out = tl.dot(xs, tl.trans(state.to(DOT)), out, input_precision=PRECISION)
                 out = tl.dot(scores, z, out, input_precision=PRECISION)
-                state = tl.dot(tl.trans(ys), z, state, input_precision=PRECISION)
-                state *= after[:, None]
+                state = tl.dot(tl.trans(z), ys, state, input_precision=PRECISION)
+                state *= after[None, :]
                 done += size
             spot = OUT + start * so + i[:, None] * so + cz[None, :]
             tl.store(spot, out.to(OUT.dtype.element_ty), mask=at_z)
@@ -124,13 +126,14 @@ if triton is not None:
     ):  # fmt: skip
         """dq = walk(do, v, k) on S^T or, against time, dk = walk(v, do, q) on dS^T; K in tiles.
 
-        HAS_DOTS: also sign * w * out in fp32, [T, K] at DOTS.
+        HAS_DOTS: also sign * w * out in fp32, [T, K] at DOTS; the pairs of a token with itself are
+        taken in fp32, as in dg those of q * dq and k * dk must cancel.
         """
         i = tl.arange(0, C)
         cx = tl.arange(0, PX)
         ck = tile * BK + tl.arange(0, BK)
         place = ck[None, :] * KX + cx[:, None]
-        ordered = i[:, None] <= i[None, :] if REVERSE else i[:, None] >= i[None, :]
+        ordered = i[:, None] < i[None, :] if REVERSE else i[:, None] > i[None, :]
         if HAS_STATE:
             inside = (cx < KX)[:, None] & (ck < K)[None, :]
             state = tl.load(STATE + place, mask=inside, other=0.0)
@@ -150,10 +153,10 @@ if triton is not None:
             x = tl.load(X + start * sx + i[:, None] * sx + cx[None, :], mask=at_x, other=0.0)
             y = tl.load(Y + start * sy + i[:, None] * sy + cx[None, :], mask=at_x, other=0.0)
             z = tl.load(Z + start * sz + i[:, None] * sz + ck[None, :], mask=at_k, other=0.0)
-            x, y = x.to(DOT), y.to(DOT)
             scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
+            own = tl.sum(tl.where(i[:, None] == i[None, :], scores, 0.0), 1)
             scores = tl.where(ordered, scores, 0.0).to(DOT)
-            out = tl.zeros([C, BK], tl.float32)
+            out = own[:, None] * z.to(tl.float32)
             done = chunk * 0
             while done < C:
                 rows, size, gaps, before, after = diagonal_piece(g, done, C, REVERSE, BOUND)
@@ -200,7 +203,7 @@ if triton is not None:
         i = tl.arange(0, C)
         ck = (job // tiles_z) * BK + tl.arange(0, BK)
         cz = (job % tiles_z) * BZ + tl.arange(0, BZ)
-        state = tl.zeros([BK, BZ], tl.float32)
+        state = tl.zeros([BZ, BK], tl.float32)
         whole = tl.zeros([BK], tl.float32)
         count = tl.cdiv(end - begin, C)
         for step in range(0, count):
@@ -224,11 +227,11 @@ if triton is not None:
                 reach = tl.exp(tl.cumsum(tl.maximum(next, -128.0), 0, reverse=True))
             total = tl.sum(g, 0)
             ys = (y.to(tl.float32) * reach).to(DOT)
-            added = tl.dot(tl.trans(ys), z.to(DOT), input_precision=PRECISION)
-            state = state * tl.exp(total)[:, None] + added
+            added = tl.dot(tl.trans(z), ys, input_precision=PRECISION)
+            state = state * tl.exp(total)[None, :] + added
             whole += total
-        at = OUT + target * K * KZ + ck[:, None] * KZ + cz[None, :]
-        tl.store(at, state, mask=(ck < K)[:, None] & (cz < KZ)[None, :])
+        at = OUT + target * K * KZ + ck[None, :] * KZ + cz[:, None]
+        tl.store(at, state, mask=(ck < K)[None, :] & (cz < KZ)[:, None])
         at = TOTAL + (row.to(tl.int64) * parts + part) * K + ck
         tl.store(at, whole, mask=(ck < K) & (job % tiles_z == 0))
 

@@ -30,25 +30,28 @@ if triton is not None:
 
 
 def diagonal_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[str, int]:
-    """Block sizes by shape class: `rows` = batch * heads, `wide`: fp32 products."""
+    """Block sizes by shape class: `rows` = batch * heads, `wide`: fp32 products.
+
+    Spans as in `decay_config`; chunks too, for the sake of the same assembler.
+    """
     most = max(key, value)
-    chunk = 64 if most <= 64 else 32
-    if t <= 16 or most > 128 or (wide and most > 64):
-        chunk = 16
-    span = t
-    if rows < 256:
-        span = max(256, 64 * triton.cdiv(t, 64 * triton.cdiv(528, rows)))
+    chunk = 16 if t <= 16 or most > 128 or wide else 32
+    block = 32 if wide else 64
+    parts = max(1, 264 // (rows * triton.cdiv(value, block)))
+    span = max(256, 64 * triton.cdiv(t, 64 * parts))
+    warps = 2 if wide else 4 if most <= 64 else 8
     return {
         "chunk": chunk,
-        "span": span,
-        "block": 32 if wide else 64,
-        "warps": 4 if most <= 64 else 8,
+        "span": span if span < t else t,
+        "block": block,
+        "warps": warps,
         "stages": 1,
-        "grads_warps": 4 if most <= 64 else 8,
+        "grads_warps": warps,
         "grads_stages": 1,
         "registers": 0,
-        "sums_block": 32 if wide else 64,
-        "sums_warps": 4,
+        "sums_chunk": 16 if wide else 64,
+        "sums_block": block,
+        "sums_warps": 2 if wide else 4,
         "sums_stages": 1 if wide else 2,
         "gate_block": 32,
     }
@@ -85,7 +88,7 @@ def diagonal_states(
     jobs = b * h * (parts - 1) * triton.cdiv(key, bk) * triton.cdiv(value, bz)
     diagonal_sums[(jobs,)](
         y, z, g, states, total, *y.stride()[:3], *z.stride()[:3], *g.stride()[:3],
-        h, t, span, parts, K=key, BK=bk, KZ=value, BZ=bz, C=config["chunk"], REVERSE=reverse,
+        h, t, span, parts, K=key, BK=bk, KZ=value, BZ=bz, C=config["sums_chunk"], REVERSE=reverse,
         **diagonal_types(dot), num_warps=config["sums_warps"], num_stages=config["sums_stages"],
     )  # fmt: skip
     diagonal_scan[(b * h, triton.cdiv(key * value, 512))](
@@ -101,13 +104,16 @@ def diagonal_forward(
     v: Tensor,
     g: Tensor,
     state: Tensor | None,
-    dot: torch.dtype,
+    types: tuple[torch.dtype, torch.dtype],
     config: dict[str, int],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Outputs, the last state and the states at the starts of the segments."""
-    (b, h, t, key), value = q.shape, v.shape[-1]
+    """Outputs, the last state and the states at the starts of the segments.
+
+    `types`: of the products and of the outputs.
+    """
+    (b, h, t, key), value, (dot, kind) = q.shape, v.shape[-1], types
     states = diagonal_states(k, v, g, state, False, dot, config)
-    o, last = decay_like(v), v.new_empty(b, h, key, value, dtype=torch.float32)
+    o, last = decay_like(v, kind), v.new_empty(b, h, key, value, dtype=torch.float32)
     block = min(config["block"], decay_width(value))
     parts, chunk = triton.cdiv(t, config["span"]), config["chunk"]
     diagonal_read[(b * h * parts * triton.cdiv(value, block),)](
@@ -166,13 +172,13 @@ class DiagonalTriton(torch.autograd.Function):
     """(o, last state) of q, k, g [B, H, T, K], v [B, H, T, V], state or None."""
 
     @staticmethod
-    def forward(ctx, q, k, v, g, state, dot, config):  # type: ignore[no-untyped-def]  # torch's context has no type
+    def forward(ctx, q, k, v, g, state, types, config):  # type: ignore[no-untyped-def]  # torch's context has no type
         q, k, v, g = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, g))
         if state is not None:
             state = state.float().contiguous()
-        o, last, states = diagonal_forward(q, k, v, g, state, dot, config)
+        o, last, states = diagonal_forward(q, k, v, g, state, types, config)
         ctx.save_for_backward(q, k, v, g, last, states)
-        ctx.dot, ctx.config = dot, config
+        ctx.dot, ctx.config = types[0], config
         ctx.set_materialize_grads(False)
         return o, last
 
@@ -180,7 +186,7 @@ class DiagonalTriton(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, do, dlast):  # type: ignore[no-untyped-def]  # torch's context has no type
         saved = ctx.saved_tensors
-        do = torch.zeros_like(saved[2]) if do is None else do
+        do = torch.zeros_like(saved[2]) if do is None else do.to(saved[2].dtype)
         do = do if do.stride(-1) == 1 else do.contiguous()
         dlast = None if dlast is None else dlast.float().contiguous()
         wants = (ctx.needs_input_grad[3], ctx.needs_input_grad[4])
@@ -198,11 +204,13 @@ def diagonal_triton(
 ) -> tuple[Tensor, Tensor]:
     """What `chunked_diagonal` computes without a bonus; under autocast in its type."""
     b, h, t, value = v.shape
-    dot = decay_dot(q, k, v)
+    dot, kind = decay_dot(q, k, v), v.dtype
+    load = torch.bfloat16 if dot == torch.bfloat16 else torch.float32
+    q, k, v = q.to(load), k.to(load), v.to(load)
     q, k, g = (x.expand(b, h, t, k.shape[-1]) for x in (q, k, g))
     if config is None:
         config = diagonal_config(t, b * h, k.shape[-1], value, dot != torch.bfloat16)
-    parts = (q, k, v, g, state, dot, config)
+    parts = (q, k, v, g, state, (dot, kind), config)
     o, last = DiagonalTriton.apply(*parts)  # type: ignore[no-untyped-call]  # torch gives no type
     return o, last
 
