@@ -6,14 +6,13 @@ odd. `emitted_file` is checked besides: a model with the op, as an export holds 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from einspace import userfile
 from einspace.load import load
 from einspace.opfacts import example, fits_of
-from einspace.opfiles import enable, given
+from einspace.opfiles import enable, given, ref_of, sums
 from einspace.optable import Book, book, installed, table
 from grammar.errors import OpError, SpaceError, did_you_mean
 from ops.case import Bench, Case, matches, require, sample
@@ -39,9 +38,9 @@ class Finding:
 def wanted(argument: str) -> Book:
     """The ops of a file, or the one op of a name. Raises: OpError."""
     if argument.endswith(".py") or "/" in argument:
-        enable([argument])
-        path = Path(argument).expanduser().resolve()
-        return book(next(ref for ref in given() if userfile.split(ref)[0] == path))
+        ref = ref_of(argument)
+        enable([ref])
+        return book(next(known for known in given() if sums([known]) == sums([ref])))
     known = table()
     for offered in installed():
         if offered.ops[0].name == argument:

@@ -18,7 +18,7 @@ VARIABLE = "EINSPACE_OPS"
 
 def given() -> tuple[str, ...]:
     """The refs of the files that belong to this process. Raises: OpError where one is missing."""
-    return tuple(dict.fromkeys(_ref(name) for name in listed()))
+    return tuple(dict.fromkeys(ref_of(name) for name in listed()))
 
 
 def enable(files: Iterable[str]) -> None:
@@ -28,7 +28,7 @@ def enable(files: Iterable[str]) -> None:
     Raises: OpError where a path is missing.
     """
     known = list(given())
-    for found in map(_ref, files):
+    for found in map(ref_of, files):
         if sums([found])[0] not in sums(known):
             known.append(found)
     if known:
@@ -40,7 +40,8 @@ def sums(refs: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(userfile.split(ref)[1] for ref in refs))
 
 
-def _ref(name: str) -> str:
+def ref_of(name: str) -> str:
+    """The ref of a path; a ref stays as it is. Raises: OpError where there is no file."""
     if userfile.MARK.fullmatch(name):
         return name
     content = content_of(Path(name).expanduser())
@@ -54,9 +55,13 @@ def listed() -> tuple[str, ...]:
 
 def content_of(path: Path, *, asked: str = "") -> bytes:
     """What is in a file, of this sum if one is asked for. Raises: OpError."""
-    hint = "put it back where the study found it" if asked else "name a Python file with OP"
-    if os.pathsep in str(path):
-        raise OpError(f"the path {str(path)!r} holds {os.pathsep!r}", hint="give it another name")
+    hint = (
+        "put it back, or name a file of that content with --ops"
+        if asked
+        else "name a Python file with OP"
+    )
+    if os.pathsep in str(path.resolve()):
+        raise OpError(f"the path {path.resolve()} holds {os.pathsep!r}", hint="move the file")
     if not path.is_file():
         raise OpError(f"there is no file {str(path)[-200:]!r}", hint=hint)
     try:

@@ -120,9 +120,21 @@ def test_the_same_content_elsewhere_is_the_same_file_and_two_files_may_not_clash
     enable([first])
     enable([copy])
     assert len(given()) == 1
+    assert wanted(copy).where == first
     enable([_file(tmp_path, CODE + "\n", name="other.py")])
     with pytest.raises(OpError, match=r"other.py: there is an op 'smooth' already, of .*my_ops.py"):
         table()
+
+
+def test_a_path_that_the_variable_could_not_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / f"a{os.pathsep}b"
+    folder.mkdir()
+    _file(folder)
+    monkeypatch.chdir(folder)
+    with pytest.raises(OpError, match="holds"):
+        enable(["my_ops.py"])
 
 
 def test_several_files_stand_in_the_variable(tmp_path: Path) -> None:
