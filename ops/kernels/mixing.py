@@ -93,11 +93,11 @@ def shifted(x: Tensor) -> Tensor:
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, act: bool) -> Tensor:
     """The depthwise causal convolution of x [B, T, D] with weight [D, 1, J], and silu if `act`.
 
-    On a GPU a kernel serves up to 16 taps; under autocast it writes autocast's type.
+    On a GPU a kernel serves up to 4 taps; under autocast it writes autocast's type.
     """
     taps = weight.shape[-1]
     given = [w for w in (weight, bias) if w is not None]
-    if on_triton(x, *given) and taps <= 16 and x.numel():
+    if on_triton(x, *given) and taps <= 4 and x.numel():
         dtype = torch.promote_types(x.dtype, weight.dtype)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
