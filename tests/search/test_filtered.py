@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 
 from einspace.candidates import frame
 from einspace.compile import compile_text
@@ -152,3 +153,18 @@ def test_the_process_of_a_card_scores_on_the_cpu_and_is_not_used_up_by_it() -> N
             assert result["result"]["status"] == "bug"
     owner.close()
     server.join()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_a_proxy_is_that_of_the_cpu_and_training_goes_on_after_it() -> None:
+    source = compile_text("patch(dim=8, size=2) >> head", FACE).source
+    job = Job(source=source, seed=0, epochs=1, lr=1e-3, weight_decay=0.0)
+    asked = replace(job, proxy="synflow", epochs=0)
+    with Evaluator("digits") as cpu, Evaluator("digits", device="cuda:0") as cuda:
+        one, two = (e.run(asked).metrics["proxy"] for e in (cpu, cuda))
+        assert two == pytest.approx(one, rel=1e-9)
+        pid = cuda.ready().pid
+        assert cuda.run(job).status == "ok"
+        assert cuda.run(asked).metrics["proxy"] > 0
+        assert cuda.ready().pid == pid
