@@ -20,7 +20,7 @@ from ops.kernels.sparse_launch import sparse_forward_run, sparse_keys_run, spars
 
 SWEPT = ("window 256", "documents 1000", "prefix 1000")
 PARTS = ("forward", "queries", "keys")
-Config = tuple[int, int, int, int, str, bool]
+Config = tuple[Any, ...]  # as in `sparse_config`
 Job = tuple[str, int, Config]
 TILES: Mapping[tuple[str, int], list[tuple[int, int, int, int]]] = {
     ("keys", 64): [
@@ -46,7 +46,12 @@ def candidates(part: str, d: int) -> list[Config]:
     """A loop that asks for every tile, by pointers and by descriptors; two loops for the first."""
     tiles = TILES[part, d]
     found: list[Config] = [(*t, "branch", describe) for t in tiles for describe in (False, True)]
-    return [*found, (*tiles[0], "split", False), (*tiles[0], "split", True)]
+    found += [(*tiles[0], "split", describe) for describe in (False, True)]
+    if part == "keys":  # fewer registers, so that a third program fits; transposed tiles
+        first = next(t for t in tiles if t[:3] == (64, 64, 4 if d == 64 else 8))
+        extra = [(168, True), (0, True), (168, False)] if d == 64 else [(0, True), (128, True)]
+        found = [(*first, "branch", d, *x) for d in (True, False) for x in extra] + found
+    return found
 
 
 def launch(part: str, name: str, parts: tuple[Tensor, ...], config: Config | None) -> Any:

@@ -195,9 +195,10 @@ if triton is not None:
     def sparse_keys_tile(
         grads, k, v, j, j0, place, Q, dOut, q_at, do_at, Lse, Delta, Bounds, band, where, h,
         seen_by, logit, partial, flags: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
-        WIDE: tl.constexpr, MASK: tl.constexpr, PRECISION: tl.constexpr,
+        WIDE: tl.constexpr, MASK: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
-        """(dk, dv) of N keys with what one tile of queries of head h adds."""
+        """(dk, dv) of N keys with what one tile of queries of head h adds. TURNED: scores have a
+        row for a query, and p and ds are transposed in shared memory, which saves registers."""
         dk, dv = grads
         start, end = place
         b, _, n, r, step = where
@@ -212,20 +213,26 @@ if triton is not None:
         lse = tl.where(lse == float("-inf"), float("inf"), lse)
         q = sparse_rows(Q, q_at, b, h, start, n, r, step, D, M, WIDE, MASK)
         do = sparse_rows(dOut, do_at, b, h, start, n, r, step, D, M, WIDE, MASK)
-        s = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+        if TURNED:
+            s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            i, lse, delta = i[:, None], lse[:, None], delta[:, None]
+        else:
+            s = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+            i, lse, delta = i[None, :], lse[None, :], delta[None, :]
         lo = 0
         hi = 0
         if MASK:
             lo, hi = sparse_bounds(i, n, band, Bounds)
-            lo, hi = lo[None, :], hi[None, :]
-        p, bend = sparse_weights(
-            s, i[None, :], j, j0, lo, hi, lse[None, :], where, seen_by, logit, partial, flags
-        )
-        dv = tl.dot(p.to(q.dtype), do, dv, input_precision=PRECISION)
-        dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
-        ds = p * (dp - delta[None, :]) * bend
-        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
-        return dk, dv
+        p, bend = sparse_weights(s, i, j, j0, lo, hi, lse, where, seen_by, logit, partial, flags)
+        if TURNED:
+            dv = tl.dot(tl.trans(p.to(q.dtype)), do, dv, input_precision=PRECISION)
+            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+            ds = tl.trans((p * (dp - delta) * bend).to(q.dtype))
+        else:
+            dv = tl.dot(p.to(q.dtype), do, dv, input_precision=PRECISION)
+            dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+            ds = (p * (dp - delta) * bend).to(q.dtype)
+        return tl.dot(ds, q, dk, input_precision=PRECISION), dv
 
     @triton.jit(do_not_specialize=["sizes", "band", "far"])
     def sparse_far_keys(
@@ -264,7 +271,7 @@ if triton is not None:
                 grads = sparse_keys_tile(
                     grads, k, v, j, n0, (begin + t * M, end), Q, dOut, q_at, do_at, Lse + row,
                     Delta + row, None, band, (b, hk, n, r, step), h, seen_by, (scale, cap, slope),
-                    True, flags, D, M, WIDE, True, PRECISION,
+                    True, flags, D, M, WIDE, True, False, PRECISION,
                 )  # fmt: skip
         at = n0 + tl.arange(0, N)[:, None]
         at = ((z.to(tl.int64) * chunks + chunk) * 2 * far[0] + at) * WIDE
@@ -278,7 +285,7 @@ if triton is not None:
         far, Bounds, Spans, Counts, Index, Segment, Table, plan_at, Real, Slopes, scale, cap,
         flags: tl.constexpr, DILATED: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr,
         M: tl.constexpr, N: tl.constexpr, PART: tl.constexpr, LOOPS: tl.constexpr,
-        PRECISION: tl.constexpr,
+        TURNED: tl.constexpr, PRECISION: tl.constexpr,
     ):  # fmt: skip
         """dk and dv of N keys of one kv head."""
         heads, group, length = sizes[0], sizes[1], sizes[2]
@@ -293,7 +300,8 @@ if triton is not None:
             Real += b.to(tl.int64) * length
         k = sparse_rows(K, k_at, b, hk, n0, n, r, step, D, N, WIDE, True)
         v = sparse_rows(V, v_at, b, hk, n0, n, r, step, D, N, WIDE, True)
-        j = n0 + tl.arange(0, N)[:, None]
+        j = n0 + tl.arange(0, N)
+        j = j[None, :] if TURNED else j[:, None]
         grads = (tl.zeros([N, WIDE], tl.float32), tl.zeros([N, WIDE], tl.float32))
         where = (b, hk, n, r, step)
         for g in range(0, group):
@@ -324,14 +332,14 @@ if triton is not None:
                     grads = sparse_keys_tile(
                         grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row,
                         Bounds, band, where, h, seen_by, logit, False, flags, D, M, WIDE, False,
-                        PRECISION,
+                        TURNED, PRECISION,
                     )  # fmt: skip
                 for u in range(0, count[3] - wholes):
                     place = sparse_place(sparse_partial(u, count), stretch, Named, M, PART // M)
                     grads = sparse_keys_tile(
                         grads, k, v, j, n0, place, Q, dOut, q_at, do_at, Lse + row, Delta + row,
                         Bounds, band, where, h, seen_by, logit, True, flags, D, M, WIDE, True,
-                        PRECISION,
+                        TURNED, PRECISION,
                     )  # fmt: skip
             else:
                 for t in range(0, count[3]):
@@ -341,7 +349,7 @@ if triton is not None:
                     grads = sparse_keys_tile(
                         grads, k, v, j, n0, sparse_place(t, stretch, Named, M, PART // M), Q, dOut,
                         q_at, do_at, Lse + row, Delta + row, Bounds, band, where, h, seen_by, logit,
-                        partial, flags, D, M, WIDE, True, PRECISION,
+                        partial, flags, D, M, WIDE, True, TURNED, PRECISION,
                     )  # fmt: skip
         dk, dv = grads
         if Far is not None:

@@ -29,7 +29,8 @@ if triton is not None:
 
 
 def sparse_config(part: str, width: int, dtype: torch.dtype, short: bool) -> tuple:
-    """(M, N, warps, stages, loops, descriptors) of a part: "forward", "queries", "keys".
+    """(M, N, warps, stages, loops, descriptors) of a part: "forward", "queries", "keys"; after
+    these, where not usual, (registers of a thread, TURNED, queries of a far chunk).
 
     M queries and N keys a tile; `short`: a query sees few tiles (windows).
     """
@@ -133,12 +134,15 @@ def sparse_common(q: Tensor, k: Tensor, pattern, extras: tuple, side: int) -> di
 def sparse_settings(part: str, q: Tensor, pattern, extras: tuple, config: tuple | None) -> tuple:
     """The config of a part, fitted to padding and to the blocks of lists."""
     config = config or sparse_config(part, q.shape[3], q.dtype, pattern.short)
-    m, n, warps, stages, loops, describe = config[:6]
+    m, n, warps, stages, loops, describe, registers, turned, chunk = (
+        *config,
+        *(0, False, 1024)[len(config) - 6 :],
+    )
     if extras[0] is not None:
         loops = "masked"
     if pattern.part:
         m, n = min(m, pattern.part), min(n, pattern.part)
-    return m, n, warps, stages, loops, describe
+    return m, n, warps, stages, loops, describe, registers or None, turned, chunk
 
 
 def sparse_forward_run(
@@ -152,7 +156,9 @@ def sparse_forward_run(
     """(o, lse)."""
     b, h, t, d = q.shape
     given = sparse_common(q, k, pattern, extras, 0)
-    m, n, warps, stages, loops, describe = sparse_settings("forward", q, pattern, extras, config)
+    m, n, warps, stages, loops, describe, registers, _, _ = sparse_settings(
+        "forward", q, pattern, extras, config
+    )
     describe = describe and sparse_can_describe(pattern.step, k, v)
     out = torch.empty(b, t, h, d, dtype=q.dtype, device=q.device).transpose(1, 2)
     lse = torch.empty(b, h, t, dtype=torch.float32, device=q.device)
@@ -161,7 +167,7 @@ def sparse_forward_run(
     sparse_forward[(sparse_tail(pattern.step, t, m) * b * h,)](
         q, k_from, v_from, out, lse, sparse_strides(q), k_at, v_at, sparse_strides(out),
         Sinks=extras[2], M=m, N=n, LOOPS=loops, LAST_FIRST=pattern.last_first, num_warps=warps,
-        num_stages=stages, **given,
+        num_stages=stages, maxnreg=registers, **given,
     )  # fmt: skip
     return out, lse
 
@@ -182,14 +188,17 @@ def sparse_queries_run(
     b, h, t, _ = q.shape
     dq, delta = torch.empty_like(q), torch.empty_like(lse)
     given = sparse_common(q, k, pattern, extras, 0)
-    m, n, warps, stages, loops, describe = sparse_settings("queries", q, pattern, extras, config)
+    m, n, warps, stages, loops, describe, registers, _, _ = sparse_settings(
+        "queries", q, pattern, extras, config
+    )
     describe = describe and sparse_can_describe(pattern.step, k, v)
     k_from, k_at = sparse_source(k, n, given["WIDE"], describe)
     v_from, v_at = sparse_source(v, n, given["WIDE"], describe)
     sparse_queries[(sparse_tail(pattern.step, t, m) * b * h,)](
         q, k_from, v_from, out, grad, dq, lse, grad_lse, delta, sparse_strides(q), k_at, v_at,
         sparse_strides(out), sparse_strides(grad), sparse_strides(dq), M=m, N=n, LOOPS=loops,
-        LAST_FIRST=pattern.last_first, num_warps=warps, num_stages=stages, **given,
+        LAST_FIRST=pattern.last_first, num_warps=warps, num_stages=stages, maxnreg=registers,
+        **given,
     )  # fmt: skip
     return dq, delta
 
@@ -237,9 +246,11 @@ def sparse_keys_run(
     b, few, t, _ = k.shape
     dk, dv = torch.empty_like(k), torch.empty_like(v)
     given = sparse_common(q, k, pattern, extras, 1)
-    m, n, warps, stages, loops, describe = sparse_settings("keys", q, pattern, extras, config)
+    m, n, warps, stages, loops, describe, registers, turned, chunk = sparse_settings(
+        "keys", q, pattern, extras, config
+    )
     describe = describe and sparse_can_describe(pattern.step, q, grad)
-    far, parts, chunk = None, (1, 1), config[6] if config and len(config) > 6 else 1024
+    far, parts = None, (1, 1)
     head, places = pattern.band[4], triton.cdiv(t, pattern.step)
     if 0 < head <= 512 and pattern.bounds is None and places > 2 * chunk:
         far, parts = sparse_far_run(q, k, v, lse, grad, delta, pattern, extras, n, chunk)
@@ -248,7 +259,7 @@ def sparse_keys_run(
     sparse_keys[(sparse_tail(pattern.step, t, n) * b * few,)](
         q_from, k, v, grad_from, dk, dv, far, lse, delta, q_at, sparse_strides(k),
         sparse_strides(v), grad_at, sparse_strides(dk), sparse_strides(dv), far=parts, M=m, N=n,
-        LOOPS=loops, num_warps=warps, num_stages=stages, **given,
+        LOOPS=loops, TURNED=turned, num_warps=warps, num_stages=stages, maxnreg=registers, **given,
     )  # fmt: skip
     return dk, dv
 

@@ -32,9 +32,9 @@ needs_gpu = pytest.mark.skipif(not CUDA, reason="no CUDA device")
 # ||x - ref|| / ||ref||; three tf32 products make an fp32 one on the GPU
 LIMIT = {torch.float32: 2e-5 if CUDA else 2e-6, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
 SPLIT = (32, 16, 4, 1, "split", False)
-BRANCH = (16, 32, 4, 2, "branch", True)
+BRANCH = (16, 32, 4, 2, "branch", True, 0, True)
 MASKED = (32, 32, 4, 1, "masked", True)
-FAR = (16, 32, 4, 1, "split", False, 32)  # queries far from the first keys in chunks of 32
+FAR = (16, 32, 4, 1, "split", False, 0, False, 32)  # far queries in chunks of 32
 
 
 def packed(t: int) -> Tensor:
@@ -368,7 +368,7 @@ def test_a_configuration_serves_every_width_and_type() -> None:
     for part in ("forward", "queries", "keys"):
         for width in (16, 24, 64, 80, 128, 256):
             for dtype in (torch.bfloat16, torch.float32):
-                m, n, warps, stages, loops, _ = sparse_config(part, width, dtype, True)
+                m, n, warps, stages, loops, *_ = sparse_config(part, width, dtype, True)
                 assert m % 16 == n % 16 == 0
                 assert warps in (4, 8)
                 assert stages >= 1
