@@ -34,6 +34,7 @@ from ops.attention.engine import ENGINE, ScoreAttention, attention_shape, split_
 from ops.kernels.dispatch import on_triton
 from ops.kernels.positions import meeting
 from ops.kernels.relative import by_gap, lrpe, t5_bucket, xpos_scale
+from ops.kernels.rows import LOOKED_UP, looked_up
 from ops.kernels.sparse import SPARSE, SparsePattern, sparse_attention
 from ops.spec import Cost, Input, Mismatch, Op, TensorType, need
 
@@ -95,7 +96,7 @@ class SoftmaxAttention(ScoreAttention):
             rows = t5_bucket(line, self.causal)
         else:
             rows = line.clamp(0, 128) if self.causal else line.clamp(-128, 128) + 128
-        return by_gap(self.table[rows].T, len(gap)).to(like.dtype)
+        return by_gap(looked_up(rows, self.table).T, len(gap)).to(like.dtype)
 
     def scores(self, q: Tensor, k: Tensor, gap: Tensor) -> Tensor:
         scores = q @ self.every_head(k).mT * self.scale
@@ -326,7 +327,7 @@ OP = Op(
     returns=("y", "q", "k", "lse"),
     mask="use",
     state=True,
-    uses=(*ENGINE, *SPARSE, t5_bucket, by_gap, xpos_scale, lrpe),
+    uses=(*ENGINE, *SPARSE, *LOOKED_UP, t5_bucket, by_gap, xpos_scale, lrpe),
     hides=_hides,
     paper="arXiv:1706.03762",
 )
