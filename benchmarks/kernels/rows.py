@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.kernels.harness import Kernel, Row
+from ops.kernels.mixing import head_output
 from ops.kernels.positions import meeting
-from ops.kernels.rows import affine, gated, looked_up, normed, row_loss, sum_normed
+from ops.kernels.rows import affine, gated, head_loss, looked_up, normed, row_loss, sum_normed
 from ops.kernels.rows_gate_kernel import gate_backward, gate_forward
 from ops.kernels.rows_loss_kernel import loss_backward, loss_forward
 from ops.kernels.rows_norm_kernel import norm_backward, norm_forward
@@ -99,6 +100,36 @@ def silu_torch(z: Tensor) -> Tensor:
     return F.silu(a) * b
 
 
+def head_inputs(size: tuple[int, int], seed: int) -> tuple[Tensor, ...]:
+    """x [N, 256], a head of V rows, labels."""
+    n, v = size
+    x, w = draw(seed, (n, 256), (v, 256), dtypes=(BF16, BF16))
+    return x, w, torch.randint(v, (n,), device="cuda")
+
+
+def head(x: Tensor, w: Tensor, label: Tensor) -> Tensor:
+    return head_loss(x, w, None, label)
+
+
+def head_torch(x: Tensor, w: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x, w).float(), label)
+
+
+def output_inputs(size: tuple[int, int], seed: int) -> tuple[Tensor, ...]:
+    """o [B, 4, 256, K] with heads inside of time, the gate [B, 256, D], a gain of one head."""
+    b, t, d = size[0] // 256, 256, size[1]
+    o, gate, w = draw(seed, (b, t, 4, d // 4), (b, t, d), (d // 4,), dtypes=(BF16, BF16, BF16))
+    return o, gate, w
+
+
+def output(o: Tensor, gate: Tensor, w: Tensor) -> Tensor:
+    return head_output(o.transpose(1, 2), gate, w, EPS)
+
+
+def output_torch(o: Tensor, gate: Tensor, w: Tensor) -> Tensor:
+    return F.rms_norm(o, o.shape[-1:], w, EPS).flatten(2) * F.silu(gate)
+
+
 def table_inputs(size: tuple[int, int], seed: int) -> tuple[Tensor, ...]:
     table = draw(seed, (256, size[1]), dtypes=(torch.float32,))[0]
     return table, torch.randint(256, size[:1], device="cuda")
@@ -166,14 +197,17 @@ PROBLEMS: dict[str, Problem] = {
     "sums": (sum_inputs, sums, sums_torch, SIZES, (24, 28)),
     "gate": (gate_inputs, silu, silu_torch, GATES, (6, 10)),
     "loss": (loss_inputs, row_loss, loss_torch, LOSSES, (2, 4)),
+    "output": (output_inputs, output, output_torch, SIZES[:3], (6, 10)),
     "table": (table_inputs, table, table_torch, SIZES[:3], (4, 4)),
     "affine": (affine_inputs, affine, affine_torch, SIZES[:3], (4, 6)),
     "turn": (turn_inputs, turn, turn_torch, SIZES[:3], (24, 24)),
+    "head": (head_inputs, head, head_torch, LOSSES[1:], (0, 0)),  # by its products
 }
 
 
 def row(kind: str, size: tuple[int, int], mode: str) -> Row:
     inputs, ours, plain, _, cost = PROBLEMS[kind]
+    products = 2.0 * 256 * size[0] * size[1] if kind == "head" else 0.0
     compiled: Kernel = torch.compile(plain, dynamic=False)
     return Row(
         engine="rows",
@@ -183,7 +217,7 @@ def row(kind: str, size: tuple[int, int], mode: str) -> Row:
         small=partial(inputs, (512, size[1])),
         ours=ours,
         reference=ours,  # float64 takes the PyTorch functions
-        flops=0.0,
+        flops=products * (3 if mode == "fwd+bwd" else 1),
         bytes=size[0] * size[1] * (sum(cost) if mode == "fwd+bwd" else cost[0]),
         peers={"torch": plain, "compiled": compiled},
         warm=torch._dynamo.reset,

@@ -5,6 +5,7 @@
     gated       act(a) b of rows (a | b)
     loss        mean cross-entropy of rows of logits
     looked_up   rows of a small table; its gradient adds up without sorting
+    head_loss   the same of x W^T + b, whose logits are never whole
     affine      x W^T + b; the gradient of b is a sum over rows
 
 The functions here are the specification, in plain PyTorch; on a GPU each is one kernel forward and
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from ops.kernels.dispatch import on_triton
 from ops.kernels.rows_gate_kernel import GATE_KERNELS, GateRows
-from ops.kernels.rows_loss_kernel import LossRows
+from ops.kernels.rows_loss_kernel import HeadLoss, LossRows
 from ops.kernels.rows_norm_kernel import NORM_KERNELS, NormRows
 from ops.kernels.rows_table_kernel import BIAS_KERNELS, TABLE_KERNELS, LinearRows, TableRows
 
@@ -102,6 +103,24 @@ def row_loss(z: Tensor, label: Tensor, ignore: int = -100) -> Tensor:
         loss: Tensor = LossRows.apply(z, label, ignore)  # type: ignore[no-untyped-call]  # torch gives no type
         return loss
     return F.cross_entropy(z, label, ignore_index=ignore)
+
+
+def head_loss(
+    x: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, ignore: int = -100
+) -> Tensor:
+    """`row_loss` of x W^T + b, x [N, D], W [V, D]; on a GPU without the [N, V] of all logits.
+
+    About 2^25 logits are there at a time: 64 MiB in bf16.
+    """
+    given = (x, weight) if bias is None else (x, weight, bias)
+    if on_triton(*given) and label.device == x.device and x.numel():
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        chunk = max(256, 2**25 // weight.shape[0])
+        parts = x, weight, bias, label, ignore, chunk, dtype, torch.is_grad_enabled()
+        loss: Tensor = HeadLoss.apply(*parts)  # type: ignore[no-untyped-call]  # torch gives no type
+        return loss
+    return row_loss(F.linear(x, weight, bias), label, ignore)
 
 
 NORMED: tuple[Callable[..., Any], ...] = (on_triton, *NORM_KERNELS, norm_dtype, normed, sum_normed)

@@ -6,7 +6,8 @@
 Shapes: z [N, V] of any of the served dtypes, y [N] int64 -> l fp32, no axes; no labels at all give
 NaN as in PyTorch. fp32 inside. Each program leaves its sum and its count, one program adds
 these in a fixed order, so the value is the same in every run. Kept: z and lse [N].
-Floor in bytes an element of z, bf16: forward 2, backward 2 + 2.
+Floor in bytes an element of z, bf16: forward 2, backward 2 + 2. For large V the logits themselves
+are too many: `HeadLoss` makes them a few rows at a time, with the head's product.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, untyped-decorator"
@@ -18,6 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from ops.kernels.rows_table_kernel import bias_gradient
 
 try:
     import triton
@@ -113,22 +117,35 @@ def loss_config(width: int) -> tuple[int, int, int]:
     return max(1, min(64, 4096 // block)), block, 4 if block <= 1024 else 8
 
 
-def loss_forward(
+def loss_lines(
     z: Tensor, label: Tensor, ignore: int, config: tuple[int, int, int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(mean loss, n) as one tensor, and lse."""
+    """(sum, count) of each program, and lse."""
     count, width = z.shape
     unit = math.gcd(width, 8)
     rows, block, warps = config or loss_config(width)
     programs = triton.cdiv(count, rows)
     lse = z.new_empty(count, dtype=torch.float32)
     parts = z.new_empty(programs, 2, dtype=torch.float32)
-    found = z.new_empty(2, dtype=torch.float32)
     loss_rows_forward[(programs,)](
         z, label, lse, parts, count, width // unit, ignore, unit, rows, block, num_warps=warps
     )
-    loss_mean[(1,)](parts, found, programs, 1024, num_warps=4)
-    return found, lse
+    return parts, lse
+
+
+def loss_found(parts: Tensor) -> Tensor:
+    """(mean loss, n) of the programs' (sum, count)."""
+    found = parts.new_empty(2)
+    loss_mean[(1,)](parts, found, parts.shape[0], 1024, num_warps=4)
+    return found
+
+
+def loss_forward(
+    z: Tensor, label: Tensor, ignore: int, config: tuple[int, int, int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """(mean loss, n) as one tensor, and lse."""
+    parts, lse = loss_lines(z, label, ignore, config)
+    return loss_found(parts), lse
 
 
 def loss_backward(
@@ -179,9 +196,54 @@ class LossRows(torch.autograd.Function):
         return loss_backward(z, label, lse, found, grad, ctx.ignore), None, None
 
 
+class HeadLoss(torch.autograd.Function):
+    """The loss of logits x W^T + b that are never whole: `chunk` rows at a time, in `dtype`.
+
+    If they are wanted (`learn`), gradients are made on the way, while a chunk's logits are there:
+    [N, V] is neither kept nor made twice. Backward only multiplies them with the gradient of the loss.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, label, ignore, chunk, dtype, learn):
+        ctx.types = x.dtype, weight.dtype, None if bias is None else bias.dtype
+        x, w = x.to(dtype).contiguous(), weight.to(dtype)
+        b, label = None if bias is None else bias.to(dtype), label.contiguous()
+        total = (label != ignore).sum().float().repeat(2)  # as (mean, n): backward reads n
+        one = torch.ones((), device=x.device)
+        dx, dweight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
+        dbias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        lines = []
+        with torch.autocast(x.device.type, enabled=False):
+            for start in range(0, x.shape[0], chunk):
+                rows, own = x[start : start + chunk], label[start : start + chunk]
+                z = F.linear(rows, w, b)
+                parts, lse = loss_lines(z, own, ignore)
+                lines.append(parts)
+                if not learn:
+                    continue
+                dz = loss_backward(z, own, lse, total, one, ignore)
+                torch.mm(dz, w, out=dx[start : start + chunk])
+                dweight += dz.mT @ rows
+                if dbias is not None:
+                    dbias += bias_gradient(dz)
+        ctx.save_for_backward(dx, dweight, dbias)
+        return loss_found(torch.cat(lines))[0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        found = [
+            None if g is None else (g * grad).to(t)
+            for g, t in zip(ctx.saved_tensors, ctx.types, strict=True)
+        ]
+        return *found, None, None, None, None, None
+
+
 LOSS_KERNELS: tuple[Callable[..., Any], ...] = (
     *((loss_rows_forward, loss_mean, loss_rows_backward) if triton is not None else ()),
     loss_config,
+    loss_lines,
+    loss_found,
     loss_forward,
     loss_backward,
     LossRows,

@@ -8,6 +8,7 @@ from ops.kernels import rows
 from ops.kernels.rows import (
     affine,
     gated,
+    head_loss,
     looked_up,
     norm_dtype,
     normed,
@@ -15,7 +16,7 @@ from ops.kernels.rows import (
     sum_normed,
 )
 from ops.kernels.rows_gate_kernel import GateRows
-from ops.kernels.rows_loss_kernel import LossRows
+from ops.kernels.rows_loss_kernel import HeadLoss, LossRows
 from ops.kernels.rows_norm_kernel import NormRows, norm_backward
 from ops.kernels.rows_table_kernel import LinearRows, TableRows, bias_gradient, table_gradient
 from tests.ops.kernels.equal import DEVICE, check, made_by, random
@@ -109,6 +110,26 @@ def test_a_loss_equals_its_specification(classes: int, dtype: torch.dtype) -> No
     check(lambda z: LossRows.apply(z, label, -100), lambda z: row_loss(z, label), [z])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_loss_of_a_head_equals_the_loss_of_its_logits(bias: bool, dtype: torch.dtype) -> None:
+    """Three chunks, the last ragged, one of them without a label."""
+    label = torch.randint(40, (19,), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    label[8:16] = -100
+    given = [random(19, 12, dtype=dtype), random(40, 12, seed=1), random(40, seed=2)][: 2 + bias]
+
+    def kernel(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        loss: Tensor = HeadLoss.apply(x, w, b, label, -100, 8, dtype, True)
+        return loss
+
+    check(
+        kernel,
+        lambda x, w, b=None: head_loss(x, w, b, label),
+        given,
+        1e-5 if dtype == torch.float32 else 2e-2,
+    )
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy, in the interpreter
 def test_an_ignored_row_may_hold_what_it_likes_and_no_label_gives_nan() -> None:
     z = random(3, 10).detach()
@@ -185,6 +206,7 @@ def test_the_public_functions_launch_the_kernels(monkeypatch: pytest.MonkeyPatch
         "LinearRowsBackward",
     ]
     assert made_by(row_loss(x, label)) == "LossRowsBackward"
+    assert made_by(head_loss(x, x, None, label)) == "HeadLossBackward"
 
 
 @pytest.mark.gpu
