@@ -200,7 +200,7 @@ class HeadLoss(torch.autograd.Function):
     """The loss of logits x W^T + b that are never whole: `chunk` rows at a time, in `dtype`.
 
     If they are wanted (`learn`), gradients are made on the way, while a chunk's logits are there:
-    [N, V] is neither kept nor made twice. Backward only multiplies them with the gradient of the loss.
+    [N, V] is neither kept nor made twice. Backward only multiplies them with the loss's gradient.
     """
 
     @staticmethod
