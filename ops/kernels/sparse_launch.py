@@ -134,10 +134,8 @@ def sparse_common(q: Tensor, k: Tensor, pattern, extras: tuple, side: int) -> di
 def sparse_settings(part: str, q: Tensor, pattern, extras: tuple, config: tuple | None) -> tuple:
     """The config of a part, fitted to padding and to the blocks of lists."""
     config = config or sparse_config(part, q.shape[3], q.dtype, pattern.short)
-    m, n, warps, stages, loops, describe, registers, turned, chunk = (
-        *config,
-        *(0, False, 1024)[len(config) - 6 :],
-    )
+    usual = (0, False, 1024)[len(config) - 6 :]
+    m, n, warps, stages, loops, describe, registers, turned, chunk = tuple(config) + usual
     if extras[0] is not None:
         loops = "masked"
     if pattern.part:
