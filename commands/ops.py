@@ -62,7 +62,9 @@ def show(
 
 @group.command("test")
 def checked(
-    what: Annotated[str, typer.Argument(help="a Python file with OP or OPS, or an op's name")],
+    what: Annotated[
+        str, typer.Argument(help="a Python file with OP or OPS, or an op that a package offers")
+    ],
     json: Json = False,
     ops: OpsOption = None,
 ) -> None:

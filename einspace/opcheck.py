@@ -36,7 +36,7 @@ class Finding:
 
 
 def wanted(argument: str) -> Book:
-    """The ops of a file, or the one op of a name. Raises: OpError."""
+    """The ops of a file, or the op of that name that a package offers. Raises: OpError."""
     if argument.endswith(".py") or "/" in argument:
         ref = ref_of(argument)
         enable([ref])
@@ -45,9 +45,12 @@ def wanted(argument: str) -> Book:
     for offered in installed():
         if offered.ops[0].name == argument:
             return offered
-    if argument not in known:
-        raise OpError(f"there is no op {argument[:60]!r}", hint=did_you_mean(argument, known))
-    return Book("einspace", (known[argument],), {})
+    if argument in known:
+        raise OpError(
+            f"'{argument}' is shipped, and checked by the test suite, which has its cases",
+            hint=f"in the repository: python -m pytest tests/ops/test_contract.py -k {argument}",
+        )
+    raise OpError(f"there is no op {argument[:60]!r}", hint=did_you_mean(argument, known))
 
 
 def made_up(op: Op) -> tuple[Case, ...]:

@@ -7,6 +7,7 @@ The facts are computed from the op's own `shape` and `cost`, never written besid
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -167,15 +168,7 @@ def growth(op: Op, what: str) -> str:
     FLOPs are those of the reference, matmuls only; the state is that of the causal form.
     """
     fit = place(op)
-    if fit is None:
-        return "?"
-    if fit.types[0].kind not in ("seq", "tokens"):
-        return "-"
-    if what == "state" and "causal" in op.params:
-        fit = replace(fit, given={**fit.given, "causal": True})
-    sizes = (tuple(fit.longer(length << k) for k in range(3)) for length in MANY)
-    three = next((s for s in sizes if all(f.fits() for f in s)), ())
-    at = [getattr(f.cost, what) for f in three]
+    at = _of_example(op, what) if fit is None else _of_place(fit, what)
     if not any(at):
         return "-"
     rises = at[1] - at[0], at[2] - at[1]
@@ -184,6 +177,31 @@ def growth(op: Op, what: str) -> str:
     power = math.log2(rises[1] / rises[0])
     near = round(power)
     return ("T" if near == 1 else f"T^{near}") if abs(power - near) < 0.2 else f"T^{power:.1f}"
+
+
+def _of_place(fit: Fit, what: str) -> list[int]:
+    """A cost at three lengths, each twice the one before; empty where there is no length."""
+    if fit.types[0].kind not in ("seq", "tokens"):
+        return []
+    if what == "state" and "causal" in fit.op.params:
+        fit = replace(fit, given={**fit.given, "causal": True})
+    sizes = (tuple(fit.longer(length << k) for k in range(3)) for length in MANY)
+    three = next((s for s in sizes if all(f.fits() for f in s)), ())
+    return [getattr(f.cost, what) for f in three]
+
+
+def _of_example(op: Op, what: str) -> list[int]:
+    """The same for an op that only its example places."""
+    kind, _, text = op.example.partition(": ")
+    found = re.fullmatch(r"(seq|tokens)\[\d+(.*)", kind)
+    if found is None:
+        return []
+    at = []
+    for length in (2**10, 2**11, 2**12):
+        face = Interface({"x": parse_type(f"{found[1]}[{length}{found[2]}")})
+        nodes = compile_text(text, face).graph.nodes
+        at.append(next(getattr(n.cost, what) for n in nodes if n.op == op.name))
+    return at
 
 
 def causality(op: Op) -> bool | str:

@@ -33,6 +33,8 @@ def test_every_op_has_an_example_that_checks(op: Op) -> None:
         ("sink_attn", "T^2", "1"),
         ("rcmha", "T^2", "T"),
         ("relu", "-", "-"),
+        ("echo_attn", "T^2", "T"),
+        ("col2im", "-", "-"),
         ("head", "1", "-"),
         ("conv2d", "-", "-"),
     ],

@@ -137,6 +137,14 @@ def test_a_path_that_the_variable_could_not_hold_is_refused(
         enable(["my_ops.py"])
 
 
+def test_a_shipped_op_is_left_to_the_suite_that_has_its_cases() -> None:
+    with pytest.raises(OpError, match="'moe' is shipped"):
+        wanted("moe")
+    with pytest.raises(OpError, match="there is no op 'mow'") as caught:
+        wanted("mow")
+    assert "moe" in caught.value.hint
+
+
 def test_several_files_stand_in_the_variable(tmp_path: Path) -> None:
     second = CODE.replace("smooth", "even").replace("Smooth", "Even")
     names = [_file(tmp_path), _file(tmp_path, second, "even.py")]
