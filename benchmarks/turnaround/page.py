@@ -61,6 +61,12 @@ def verdict(rows: Rows, names: Sequence[str]) -> str:
                 f"- {word}: median {statistics.median(found):.0f} ms, most {max(found):.0f} ms"
                 + (" (goal 150 ms)" if word == "setup" else "")
             )
+    cold = [r for n in names if (r := _good(rows, "cold", n))]
+    if cold:
+        spent = sum(float(r["setup"]) for r in cold)
+        lines.append(
+            f"- with an empty kernel cache, one process: set-ups {spent:.1f} s for {len(cold)} rows"
+        )
     lines.append(_losses(rows, names))
     failed = [f"{m} {n}: {r['error'][:90]}" for (m, n), r in rows.items() if "error" in r]
     lines += [f"- failed: {text}" for text in failed]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,7 @@ def test_on_cuda_one_process_runs_jobs_until_one_fails() -> None:
         first, second = evaluator.run(_job()), evaluator.run(_job())
         pid = evaluator.ready().pid
         assert (first.status, second.status) == ("ok", "ok")
+        assert (first.engine, second.engine) == ("captured", "captured")
         assert first.value is not None
         assert first.metrics["peak_bytes"] > 0
         assert evaluator.ready().pid == pid
@@ -243,3 +245,17 @@ def test_on_cuda_one_process_runs_jobs_until_one_fails() -> None:
         assert evaluator.run(_job("time.sleep(60)", wall_seconds=1.0)).status == "timeout"
         assert evaluator.run(_job("raise ValueError")).status == "bug"
         assert evaluator.run(_job()).status == "ok"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_processes_share_the_card_each_within_its_memory() -> None:
+    with (
+        Evaluator(TASK, device="cuda:0") as one,
+        Evaluator(TASK, device="cuda:0") as two,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        assert one.ready().pid != two.ready().pid
+        done = list(pool.map(lambda e: e.run(_job(memory_bytes=2**31)), (one, two)))
+    assert [(r.status, r.engine) for r in done] == [("ok", "captured")] * 2
+    assert all(0 < r.metrics["peak_bytes"] < 2**31 for r in done)
