@@ -42,7 +42,7 @@ def normed(
     """The norm of each vector of x [..., D]: layer norm with `center`, else RMS norm."""
     gains = [w for w in (weight, bias) if w is not None]
     if on_triton(x, *gains) and 0 < x.shape[-1] <= 16384 and x.numel():
-        y: Tensor = NormRows.apply(x, None, weight, bias, eps, center, norm_dtype(x, weight))  # type: ignore[no-untyped-call]  # torch gives no type
+        y: Tensor = NormRows.apply(x, None, weight, bias, eps, center, norm_dtype(x, weight), False)  # type: ignore[no-untyped-call]  # torch gives no type
         return y
     if center:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
@@ -54,19 +54,19 @@ def normed(
 
 def sum_normed(
     x: Tensor,
-    r: Tensor,
+    r: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
     *,
     center: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """s = x + r and its norm."""
-    gains = [w for w in (weight, bias) if w is not None]
-    if on_triton(x, r, *gains) and 0 < x.shape[-1] <= 16384 and x.numel():
-        s, y = NormRows.apply(x, r, weight, bias, eps, center, norm_dtype(x, weight))  # type: ignore[no-untyped-call]  # torch gives no type
+    """s = x + r and its norm; x itself and its norm where nothing is added."""
+    given = [w for w in (r, weight, bias) if w is not None]
+    if on_triton(x, *given) and 0 < x.shape[-1] <= 16384 and x.numel():
+        s, y = NormRows.apply(x, r, weight, bias, eps, center, norm_dtype(x, weight), True)  # type: ignore[no-untyped-call]  # torch gives no type
         return s, y
-    s = x + r
+    s = x if r is None else x + r
     return s, normed(s, weight, bias, eps, center=center)
 
 

@@ -145,7 +145,7 @@ def norm_config(width: int) -> tuple[int, int, int, int, int]:
     block = triton.next_power_of_2(width)
     rows = max(1, 2048 // block)
     warps = 4 if block <= 2048 else 8 if block <= 8192 else 16
-    return rows, warps, rows, warps, 528
+    return rows, warps, rows, warps, 512
 
 
 def norm_forward(
@@ -239,27 +239,27 @@ def lines_summed(parts: Tensor) -> Tensor:
 
 
 class NormRows(torch.autograd.Function):
-    """y, or (s, y) where there is something to add."""
+    """y, or (s, y) if `both`: then the gradient of s joins that of x in the same pass."""
 
     @staticmethod
-    def forward(ctx, x, r, weight, bias, eps, center, dtype):
+    def forward(ctx, x, r, weight, bias, eps, center, dtype, both):
         s, y = norm_forward(x, r, weight, bias, eps, center, dtype)
         ctx.save_for_backward(s, weight, bias)
         ctx.kind = eps, center, (x.dtype, None if r is None else r.dtype)
         ctx.set_materialize_grads(False)
-        return y if r is None else (s, y)
+        return (x if r is None else s, y) if both else y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
         s, weight, bias = ctx.saved_tensors
         eps, center, dtypes = ctx.kind
-        more, dy = grads if dtypes[1] is not None else (None, grads[0])
+        more, dy = grads if len(grads) > 1 else (None, grads[0])
         if dy is None:  # nobody read y
             dr = None if dtypes[1] is None else more.to(dtypes[1])
-            return more.to(dtypes[0]), dr, None, None, None, None, None
+            return more.to(dtypes[0]), dr, *(None,) * 6
         found = norm_backward(s, weight, bias, dy, more, eps, center, dtypes)
-        return *found, None, None, None
+        return *found, *(None,) * 4
 
 
 SUM_LINES: tuple[Callable[..., Any], ...] = (

@@ -29,8 +29,6 @@ class LayerNorm(nn.Module):
 
     def joined(self, x: Tensor, r: Tensor | None) -> tuple[Tensor, Tensor]:
         """x + r and its norm; x and its norm where nothing is added."""
-        if r is None:
-            return x, self.forward(x)
         return sum_normed(x, r, self.weight, self.bias, self.eps, center=True)
 
 

@@ -30,8 +30,6 @@ class RMSNorm(nn.Module):
 
     def joined(self, x: Tensor, r: Tensor | None) -> tuple[Tensor, Tensor]:
         """x + r and its norm; x and its norm where nothing is added."""
-        if r is None:
-            return x, self.forward(x)
         return sum_normed(x, r, self.weight, None, self.eps)
 
 

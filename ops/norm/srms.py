@@ -24,8 +24,6 @@ class SimpleRMSNorm(nn.Module):
 
     def joined(self, x: Tensor, r: Tensor | None) -> tuple[Tensor, Tensor]:
         """x + r and its norm; x and its norm where nothing is added."""
-        if r is None:
-            return x, self.forward(x)
         return sum_normed(x, r, None, None, self.eps)
 
 

@@ -246,3 +246,17 @@ def test_exports_are_refused_where_they_do_not_make_the_weights() -> None:
     assert str(compile_text(text.format("none"), x).graph.output_type) == "seq[9,12]"
     with pytest.raises(SpaceError, match="exports nothing here"):
         compile_text(text.format("alibi"), x)
+
+
+@pytest.mark.parametrize("pos", ["none", "rope", "xpos"])
+def test_without_padding_or_added_positions_no_table_of_pairs_is_made(
+    monkeypatch: pytest.MonkeyPatch, pos: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a table of T x T pairs")
+
+    layer = SoftmaxAttention(dim=8, heads=2, causal=True, pos=pos)
+    monkeypatch.setattr(layer, "pairs", refuse)
+    assert layer.alone(torch.randn(1, 3, 8)).shape == (1, 3, 8)
+    with pytest.raises(AssertionError, match="pairs"):
+        layer.alone(torch.randn(1, 3, 8), mask=torch.ones(1, 3, dtype=torch.bool))

@@ -28,7 +28,7 @@ EPS = 1e-5
 
 def norm_kernel(center: bool, dtype: torch.dtype) -> object:
     def run(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        y: Tensor = NormRows.apply(x, None, weight, bias, EPS, center, dtype)
+        y: Tensor = NormRows.apply(x, None, weight, bias, EPS, center, dtype, False)
         return y
 
     return run
@@ -58,7 +58,7 @@ def test_a_sum_and_its_norm_equal_their_specification_in_mixed_types(center: boo
     """The stream in fp32, what is added and what is written in bf16."""
 
     def kernel(x: Tensor, r: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        s, y = NormRows.apply(x, r, weight, bias, EPS, center, BF16)
+        s, y = NormRows.apply(x, r, weight, bias, EPS, center, BF16, True)
         assert (s.dtype, y.dtype) == (torch.float32, BF16)
         return s, y
 
@@ -66,9 +66,17 @@ def test_a_sum_and_its_norm_equal_their_specification_in_mixed_types(center: boo
     check(kernel, lambda x, r, w, b: sum_normed(x, r, w, b, EPS, center=center), inputs)
 
 
+def test_a_norm_that_hands_its_input_on_adds_up_both_gradients() -> None:
+    def kernel(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        s, y = NormRows.apply(x, None, weight, None, EPS, False, torch.float32, True)
+        return s, y
+
+    check(kernel, lambda x, w: sum_normed(x, None, w, None, EPS), [random(5, 24), random(24)])
+
+
 def test_the_norm_of_a_sum_may_be_read_alone_or_not_at_all() -> None:
     x, r, weight = random(4, 24), random(4, 24, seed=1), random(24)
-    s, y = NormRows.apply(x, r, weight, None, EPS, False, torch.float32)
+    s, y = NormRows.apply(x, r, weight, None, EPS, False, torch.float32, True)
     alone = torch.autograd.grad(y.sum(), (x, r, weight), retain_graph=True)
     exact = torch.autograd.grad(sum_normed(x, r, weight, None, EPS)[1].sum(), (x, r, weight))
     torch.testing.assert_close(alone, exact)
@@ -216,7 +224,7 @@ def test_wide_rows_on_a_gpu(width: int) -> None:
     x, r = random(777, width), random(777, width, dtype=BF16, seed=1)
     given = x, r, random(width), random(width, seed=2)
     check(
-        lambda x, r, w, b: NormRows.apply(x, r, w, b, EPS, True, BF16),
+        lambda x, r, w, b: NormRows.apply(x, r, w, b, EPS, True, BF16, True),
         lambda x, r, w, b: sum_normed(x, r, w, b, EPS, center=True),
         given,
     )
