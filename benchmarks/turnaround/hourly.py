@@ -8,6 +8,7 @@ by the share of it that lies in the window.
 
 import json
 import multiprocessing
+import queue
 import threading
 import time
 from contextlib import nullcontext
@@ -96,6 +97,18 @@ def _work(
     told.put((limit[0] - seconds, limit[0], spans, errors))
 
 
+def _told(told: Any, children: list[Any], deadline: float) -> list[Any]:
+    """What every process tells. Raises: RuntimeError as soon as one has died without a word."""
+    found: list[Any] = []
+    while len(found) < len(children):
+        try:
+            found.append(told.get(timeout=1.0))
+        except queue.Empty:
+            if time.time() > deadline or any(c.exitcode for c in children):
+                raise RuntimeError(f"exit codes {[c.exitcode for c in children]}") from None
+    return found
+
+
 def measure(layout: str, folder: Path | None, seconds: float) -> dict[str, Any]:
     """Trials an hour of one layout."""
     method, _, size = layout.rpartition(":")
@@ -113,9 +126,12 @@ def measure(layout: str, folder: Path | None, seconds: float) -> dict[str, Any]:
     ]
     for child in children:
         child.start()
-    found = [told.get(timeout=START + 4 * seconds) for _ in children]
-    for child in children:
-        child.join(30)
+    try:
+        found = _told(told, children, time.time() + START + 4 * seconds)
+    finally:
+        for child in children:
+            child.join(10)
+            child.terminate()
     begin, end = max(f[0] for f in found), min(f[1] for f in found)
     shares = [max(0.0, min(b, end) - max(a, begin)) / (b - a) for f in found for a, b in f[2]]
     lengths = [b - a for f in found for a, b in f[2]]
