@@ -232,7 +232,7 @@ def patterns() -> Mapping[str, Pattern]:
 # -- rows ------------------------------------------------------------------------------------------
 
 SIZES = {1024: (16, 16), 4096: (4, 16), 16384: (1, 16), 65536: (1, 4)}
-SMALL = (3000, 2)  # tokens and heads of the inputs that are checked
+SMALL = 3000  # tokens of the inputs that are checked
 
 
 @cache
@@ -259,10 +259,10 @@ def allowed(name: str, n: int, heads: int) -> Tensor:
 def area(name: str, n: int, heads: int) -> float:
     """How many pairs count, exactly; the mean of the heads."""
     place = torch.arange(n, device=DEVICE)
-    counts = [
-        pairs(name, heads, rows, place, n).reshape(-1, len(rows), n).double().mean(0).sum()
-        for rows in place.split(256)
-    ]
+    counts = []
+    for rows in place.split(256):
+        seen = pairs(name, heads, rows, place, n).reshape(-1, len(rows), n)
+        counts.append(torch.count_nonzero(seen).double() / len(seen))
     return float(torch.stack(counts).sum())
 
 
@@ -274,6 +274,7 @@ def ours(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def exact(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q @ k.mT * q.shape[-1] ** -0.5
     scores = scores.masked_fill(~allowed(name, q.shape[2], q.shape[1]), float("-inf"))
     return scores.softmax(-1) @ v
@@ -304,7 +305,7 @@ class Flex:
 
         if self.call is None:
             self.call = torch.compile(flex_attention, dynamic=False)
-        return self.call(q, k, v, block_mask=self.mask)
+        return self.call(q, k, v, block_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def masked_sdpa(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -312,39 +313,43 @@ def masked_sdpa(name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def tensors(b: int, h: int, n: int, d: int, grad: bool) -> Callable[[int], tuple[Tensor, ...]]:
-    """q, k, v [B, H, N, D] in bf16 by seed."""
+def tensors(
+    b: int, h: int, n: int, d: int, grad: bool, few: int | None = None
+) -> Callable[[int], tuple[Tensor, ...]]:
+    """q [B, H, N, D], k and v [B, `few` or H, N, D] in bf16 by seed."""
 
     def make(seed: int) -> tuple[Tensor, ...]:
         generator = torch.Generator("cuda").manual_seed(seed)
         made = (
-            torch.randn(b, h, n, d, generator=generator, device="cuda", dtype=torch.bfloat16)
-            for _ in range(3)
+            torch.randn(b, heads, n, d, generator=generator, device="cuda", dtype=torch.bfloat16)
+            for heads in (h, few or h, few or h)
         )
         return tuple(x.requires_grad_(grad) for x in made)
 
     return make
 
 
-def row(name: str, n: int, d: int, mode: str) -> Row:
-    (b, h), train = SIZES[n], mode != "fwd"
+def row(name: str, n: int, d: int, mode: str, shape: tuple[int, int, int] | None = None) -> Row:
+    """`shape`: batch, heads and key heads, where not as many as heads."""
+    b, h, few = shape or (*SIZES[n], SIZES[n][1])
+    train, shared = mode != "fwd", h // few
     pattern, flex = patterns()[name], Flex(name, n, h)
     peers: dict[str, Callable[..., Tensor]] = {"flex": flex}
     if pattern.dense:
         causal = pattern.dense == "causal"
         peers["sdpa"] = partial(F.scaled_dot_product_attention, is_causal=causal)
-    elif n <= 4096:
+    elif n <= 4096 and shared == 1:
         peers["sdpa mask"] = partial(masked_sdpa, name)
     return Row(
         engine="sparse",
-        name=f"{name} N{n} D{d}",
+        name=f"{name} N{n} D{d}" + (f" H{h}:{few}" if shared > 1 else ""),
         mode=mode,
-        inputs=tensors(b, h, n, d, train),
-        small=tensors(1, SMALL[1], SMALL[0], d, train),
+        inputs=tensors(b, h, n, d, train, few),
+        small=tensors(1, 2 * shared, SMALL, d, train, 2),
         ours=partial(ours, name),
         reference=partial(exact, name),
         flops=4.0 * area(name, n, h) * b * h * d * (3.5 if train else 1),
-        bytes=2.0 * b * h * n * d * (12 if train else 4),
+        bytes=4.0 * b * (h + few) * n * d * (3 if train else 1),
         peers=peers,
         note="torch's SDPA" if pattern.dense else pattern.note,
         warm=flex.reset,
@@ -352,9 +357,12 @@ def row(name: str, n: int, d: int, mode: str) -> Row:
 
 
 def rows() -> Iterator[Row]:
-    """Headline masks first, then 4096 tokens, then the other lengths."""
+    """Headline masks first, then 4096 tokens, then the other lengths, then shared key heads."""
     names = list(patterns())
     order = [(name, n) for n in (4096, 16384, 1024, 65536) for name in names[:4]]
     order += [(name, n) for n in (4096, 16384, 1024, 65536) for name in names[4:]]
     for (name, n), d, mode in itertools.product(order, (64, 128), ("fwd", "fwd+bwd")):
         yield row(name, n, d, mode)
+    shared = ("causal sliding window", "causal document", "prefix document")
+    for name, mode in itertools.product(shared, ("fwd", "fwd+bwd")):
+        yield row(name, 8192, 128, mode, (1, 64, 8))
