@@ -1,6 +1,6 @@
 """What kind of space it is, told from its text: which shortcuts membership may take."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from grammar.ast import (
     Alt,
@@ -39,16 +39,13 @@ def plain(space: Space) -> bool:
 def copies_alike(space: Space, table: Mapping[str, Op]) -> bool:
     """Whether each `each(same(f))` maps what one op gave out, and one op takes all that it makes:
     then its parts are alike in any architecture of the space."""
+    between: set[int] = set()
     for node in _all(space):
-        items: Sequence[Node] = node.items if isinstance(node, Seq) else (node,)
-        for i, item in enumerate(items):
-            if not _maps_same(item) or (len(items) == 1 and not isinstance(node, Call)):
-                continue
-            if i in (0, len(items) - 1):
-                return False
-            if not (_only_ops(items[i - 1], table) and _only_ops(items[i + 1], table)):
-                return False
-    return True
+        items = node.items if isinstance(node, Seq) else ()
+        for before, item, after in zip(items, items[1:], items[2:], strict=False):
+            if _only_ops(before, table) and _only_ops(after, table):
+                between.add(id(item))
+    return all(id(node) in between for node in _all(space) if _maps_same(node))
 
 
 def _maps_same(node: Node) -> bool:

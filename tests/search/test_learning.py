@@ -1,11 +1,12 @@
 """A study teaches its space; seeds have traces where the space derives them."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from einspace.candidates import Frame, candidate_of, draw, frame
+from einspace.candidates import Frame, breed, candidate_of, draw, frame
 from einspace.result import TrialRecord
 from grammar.errors import SpaceError, StudyError
 from grammar.parse import parse
@@ -101,6 +102,8 @@ def test_a_seed_of_a_recursive_space_has_its_trace_too() -> None:
     recursive = frame("m = 0.9: relu | m >> m; m >> head", find_task("digits").interface)
     seed = seed_of(recursive, "relu * 30 >> head")
     assert draw(recursive, Replay(seed.trace, First())).hash == seed.hash
+    child, _ = breed(recursive, "subtree", [seed.trace], random.Random(0))
+    assert child.hash != seed.hash
 
 
 def test_a_seed_of_another_space_has_none(space: Frame) -> None:
