@@ -117,7 +117,7 @@ CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
 def sweep(name: str, mode: str) -> None:
     """The best config of a shape, forward or with its backward, and what its kernels take."""
     shape = next(s for s in shapes() if s.name == name)
-    start = delta_config(shape.length, shape.batch * shape.heads, shape.width, shape.width, False)
+    start = delta_config(shape.length, shape.batch * shape.heads, shape.width, shape.width)
     parts = shape.inputs(0)
     g = parts[4] if shape.gated else parts[0].new_zeros(1)
 

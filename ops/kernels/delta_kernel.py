@@ -30,9 +30,8 @@ with v = 0), `delta_scan` carries S over the segments (dS by M^T), and the walks
 twice the work, as many times the programs as there are segments. Floors with E bytes an element:
 forward E B H T (2 K + 2 V), backward E B H T (4 K + 3 V). Kept for backward: T, F and states, E B H
 T (64 + V + K V / 64).
-Sizes: K and V up to 256 (fp32: K up to 128), any T. No atomics: deterministic.
-Papers: Yang et al. 2024, arXiv:2406.06484, eq. 8-11; Yang et al. 2024, arXiv:2412.06464, section
-3.3 (the forward pass; the gradients are worked out here).
+Sizes: 16-bit inputs, K and V up to 256, any T. No atomics: deterministic.
+Papers: Yang et al. 2024, arXiv:2406.06484, eq. 8-11, and arXiv:2412.06464, section 3.3 (forward).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, untyped-decorator"
@@ -51,6 +50,7 @@ from ops.kernels.delta_solve_kernel import SOLVE_JIT
 
 if triton is not None:
     from ops.kernels.chunked_kernel import decay_logs, decay_weights
+    from ops.kernels.delta_solve_kernel import delta_half
 
     @triton.jit(do_not_specialize=["T", "chunks", "low", "run", "parts"])
     def delta_walk(
@@ -104,24 +104,29 @@ if triton is not None:
             at_v = live & (cv < KV)[None, :] if KV % BV != 0 else live
             if PROBE:
                 at_v = at_v & own
-            k = tl.load(K + (start + i[:, None]) * kt + ck[None, :], mask=at_k, other=0.0).to(DOT)
+            k = tl.load(K + (start + i[:, None]) * kt + ck[None, :], mask=at_k, other=0.0)
             v = tl.load(V + (start + i[:, None]) * vt + cv[None, :], mask=at_v, other=0.0)
             at = SOLVED + (row * chunks + chunk) * 4096 + i[:, None] * 64 + i[None, :]
             solved = tl.load(at, mask=lower, other=0.0)
             beta = tl.load(BETA + (start + i) * bt, mask=i < left, other=0.0).to(tl.float32)
-            decay, into, rest, whole = decay_weights(G, low, start, left, gamma, 64, GATED, False)
+            _, reach, rest, whole = decay_weights(G, low, start, left, gamma, 64, GATED, False)
             narrow = state.to(DOT)
             known = tl.dot(k, narrow, input_precision=PRECISION)
-            right = beta[:, None] * (v.to(tl.float32) - into[:, None] * known)
+            right = beta[:, None] * (v.to(tl.float32) - reach[:, None] * known)
             fresh = tl.dot(solved, right.to(DOT), input_precision=PRECISION)
+            narrow_fresh = fresh.to(DOT)
             if not PROBE:
-                at = Q + (start + i[:, None]) * qt + ck[None, :]
-                q = tl.load(at, mask=at_k, other=0.0).to(DOT)
-                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
-                out = tl.dot(q, narrow, input_precision=PRECISION) * into[:, None]
-                out = tl.dot(scores.to(DOT), fresh.to(DOT), out, input_precision=PRECISION)
-                at = OUT + (start + i[:, None]) * ot + cv[None, :]
-                tl.store(at, out.to(OUT.dtype.element_ty), mask=at_v)
+                for half in tl.static_range(2):
+                    r, decay, into = delta_half(G, low, start, left, gamma, 32 * half, GATED, False)
+                    there = (r < left)[:, None]
+                    at = Q + (start + r[:, None]) * qt + ck[None, :]
+                    q = tl.load(at, mask=there & (ck < KQ)[None, :], other=0.0)
+                    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * decay
+                    out = tl.dot(q, narrow, input_precision=PRECISION) * into[:, None]
+                    out = tl.dot(scores.to(DOT), narrow_fresh, out, input_precision=PRECISION)
+                    at = OUT + (start + r[:, None]) * ot + cv[None, :]
+                    there = there & (cv < KV)[None, :]
+                    tl.store(at, out.to(OUT.dtype.element_ty), mask=there)
             if KEEP:
                 at = FRESH + (row * T + start + i[:, None]) * KV + cv[None, :]
                 tl.store(at, fresh.to(FRESH.dtype.element_ty), mask=at_v)
@@ -174,7 +179,6 @@ if triton is not None:
         cv = (tl.program_id(0) % tiles) * BV + tl.arange(0, BV)
         place = ck[:, None] * KV + cv[None, :]
         inside = (ck < KQ)[:, None] & (cv < KV)[None, :]
-        lower = i[:, None] >= i[None, :]
         if HAS_LAST:
             source = DLAST + (row * parts + part) * KQ * KV + place
             state = tl.load(source, mask=inside, other=0.0)
@@ -188,22 +192,26 @@ if triton is not None:
             live = (i < left)[:, None]
             at_k = live & (ck < KQ)[None, :] if KQ != PQ else live
             at_v = live & (cv < KV)[None, :] if KV % BV != 0 else live
-            k = tl.load(K + (start + i[:, None]) * kt + ck[None, :], mask=at_k, other=0.0).to(DOT)
-            q = tl.load(Q + (start + i[:, None]) * qt + ck[None, :], mask=at_k, other=0.0).to(DOT)
+            k = tl.load(K + (start + i[:, None]) * kt + ck[None, :], mask=at_k, other=0.0)
+            q = tl.load(Q + (start + i[:, None]) * qt + ck[None, :], mask=at_k, other=0.0)
             do = tl.load(DO + (start + i[:, None]) * ot + cv[None, :], mask=at_v, other=0.0)
-            do = do.to(DOT)
-            at = SOLVED + (row * chunks + chunk) * 4096 + i[:, None] * 64 + i[None, :]
-            solved = tl.load(at, mask=lower, other=0.0)
             beta = tl.load(BETA + (start + i) * bt, mask=i < left, other=0.0).to(tl.float32)
-            flipped, rest, into, whole = decay_weights(G, low, start, left, gamma, 64, GATED, True)
+            _, _, into, whole = decay_weights(G, low, start, left, gamma, 64, GATED, True)
             narrow = state.to(DOT)
             if not PROBE:
                 at = DSTATES + (row * chunks + chunk) * KQ * KV + place
                 tl.store(at, narrow.to(DSTATES.dtype.element_ty), mask=inside)
-            scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * flipped
-            fresh = tl.dot(k, narrow, input_precision=PRECISION) * rest[:, None]
-            fresh = tl.dot(scores.to(DOT), do, fresh, input_precision=PRECISION)
-            right = tl.dot(tl.trans(solved), fresh.to(DOT), input_precision=PRECISION)
+            right = tl.zeros([64, BV], tl.float32)
+            for half in tl.static_range(2):
+                r, flipped, rest_h = delta_half(G, low, start, left, gamma, 32 * half, GATED, True)
+                at = K + (start + r[:, None]) * kt + ck[None, :]
+                k_h = tl.load(at, mask=(r < left)[:, None] & (ck < KQ)[None, :], other=0.0)
+                scores = tl.dot(k_h, tl.trans(q), input_precision=PRECISION) * flipped
+                fresh = tl.dot(k_h, narrow, input_precision=PRECISION) * rest_h[:, None]
+                fresh = tl.dot(scores.to(DOT), do, fresh, input_precision=PRECISION)
+                at = SOLVED + (row * chunks + chunk) * 4096 + r[:, None] * 64 + i[None, :]
+                solved = tl.load(at, mask=r[:, None] >= i[None, :], other=0.0)
+                right = tl.dot(tl.trans(solved), fresh.to(DOT), right, input_precision=PRECISION)
             if not PROBE:
                 at = RIGHT + (row * T + start + i[:, None]) * KV + cv[None, :]
                 tl.store(at, right.to(RIGHT.dtype.element_ty), mask=at_v)
@@ -220,7 +228,7 @@ if triton is not None:
     @triton.jit(do_not_specialize=["parts"])
     def delta_scan(
         STATES, MOVES, FIRST, parts, KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr,
-        BV: tl.constexpr, REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
+        BV: tl.constexpr, BK: tl.constexpr, REVERSE: tl.constexpr, HAS_FIRST: tl.constexpr,
     ):  # fmt: skip
         """STATES [B H, parts, K, V]: what each segment added becomes what each starts from.
 
@@ -238,21 +246,25 @@ if triton is not None:
             carry = tl.zeros([PQ, BV], tl.float32)
         edge = parts - 1 if REVERSE else parts * 0
         tl.store(STATES + (row * parts + edge) * KQ * KV + place, carry, mask=inside)
-        square = (ck < KQ)[:, None] & (ck < KQ)[None, :]
         for step in range(1, parts):
             part = parts - 1 - step if REVERSE else step
             past = part + 1 if REVERSE else part - 1
-            at = MOVES + (row * parts + past) * KQ * KQ
-            at += ck[:, None] + ck[None, :] * KQ if REVERSE else ck[:, None] * KQ + ck[None, :]
-            move = tl.load(at, mask=square, other=0.0)
+            tl.debug_barrier()  # the state just written is read by other threads
             spot = STATES + (row * parts + part) * KQ * KV + place
-            added = tl.load(spot, mask=inside, other=0.0)
-            carry = tl.dot(move, carry, added, input_precision="tf32x3")
+            carry = tl.load(spot, mask=inside, other=0.0)
+            for first in range(0, PQ, BK):
+                cj = first + tl.arange(0, BK)
+                at = MOVES + (row * parts + past) * KQ * KQ
+                at += ck[:, None] + cj[None, :] * KQ if REVERSE else ck[:, None] * KQ + cj[None, :]
+                move = tl.load(at, mask=(ck < KQ)[:, None] & (cj < KQ)[None, :], other=0.0)
+                before = STATES + (row * parts + past) * KQ * KV + cj[:, None] * KV + cv[None, :]
+                known = tl.load(before, mask=(cj < KQ)[:, None] & (cv < KV)[None, :], other=0.0)
+                carry = tl.dot(move, known, carry, input_precision="tf32x3")
             tl.store(spot, carry, mask=inside)
 
     @triton.jit(do_not_specialize=["T", "chunks", "low"])
     def delta_grads(
-        Q, K, V, BETA, G, DO, FRESH, RIGHT, STATES, DSTATES, DQ, DK, DV, DBETA, DG,
+        Q, K, V, BETA, G, DO, FRESH, RIGHT, STATES, DSTATES, SCRATCH, DQ, DK, DV, DBETA, DG,
         qb, qh, qt, kb, kh, kt, vb, vh, vt, bb, bh, bt, gb, gh, ob, oh, ot,
         pb, ph, pt, rb, rh, rt, ub, uh, ut, H, T, chunks, low,
         KQ: tl.constexpr, PQ: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr,
@@ -269,9 +281,9 @@ if triton is not None:
         live = (i < left)[:, None]
         at_k = live & (ck < KQ)[None, :]
         spot = (start + i[:, None]) * qt + ck[None, :]
-        q = tl.load(Q + b * qb + h * qh + spot, mask=at_k, other=0.0).to(DOT)
+        q = tl.load(Q + b * qb + h * qh + spot, mask=at_k, other=0.0)
         spot = (start + i[:, None]) * kt + ck[None, :]
-        k = tl.load(K + b * kb + h * kh + spot, mask=at_k, other=0.0).to(DOT)
+        k = tl.load(K + b * kb + h * kh + spot, mask=at_k, other=0.0)
         spot = BETA + b * bb + h * bh + (start + i) * bt
         beta = tl.load(spot, mask=i < left, other=0.0).to(tl.float32)
         G += b * gb + h * gh
@@ -290,7 +302,7 @@ if triton is not None:
             cv = first + tl.arange(0, BV)
             at_v = live & (cv < KV)[None, :]
             spot_v = (start + i[:, None]) * ot + cv[None, :]
-            do = tl.load(DO + b * ob + h * oh + spot_v, mask=at_v, other=0.0).to(DOT)
+            do = tl.load(DO + b * ob + h * oh + spot_v, mask=at_v, other=0.0)
             spot_v = (start + i[:, None]) * vt + cv[None, :]
             v = tl.load(V + b * vb + h * vh + spot_v, mask=at_v, other=0.0).to(tl.float32)
             spot_v = (row * T + start + i[:, None]) * KV + cv[None, :]
@@ -333,10 +345,16 @@ if triton is not None:
             total = tl.sum(last, 0) + whole * tl.sum(carried, 0)
             sums = tl.cumsum(rows, 0, reverse=True) + total
             tl.store(DG + at, sums, mask=i < left)
-        dq = tl.dot(seen.to(DOT), k, read, input_precision=PRECISION)
-        dk = tl.dot(tl.trans(seen.to(DOT)), q, kept - lost, input_precision=PRECISION)
-        dk = tl.dot(pairs.to(DOT), k, dk, input_precision=PRECISION)
-        dk = tl.dot(tl.trans(pairs.to(DOT)), k, dk, input_precision=PRECISION)
+        # through memory, so that the left sides of the products are loaded ones (see `delta_half`)
+        at = SCRATCH + (row * chunks + chunk) * 8192 + i[:, None] * 64 + i[None, :]
+        tl.store(at, seen.to(DOT))
+        tl.store(at + 4096, pairs.to(DOT))
+        tl.debug_barrier()
+        seen, pairs = tl.load(at), tl.load(at + 4096)
+        dq = tl.dot(seen, k, read, input_precision=PRECISION)
+        dk = tl.dot(tl.trans(seen), q, kept - lost, input_precision=PRECISION)
+        dk = tl.dot(pairs, k, dk, input_precision=PRECISION)
+        dk = tl.dot(tl.trans(pairs), k, dk, input_precision=PRECISION)
         spot = DQ + b * pb + h * ph + (start + i[:, None]) * pt + ck[None, :]
         tl.store(spot, dq.to(DQ.dtype.element_ty), mask=at_k)
         spot = DK + b * rb + h * rh + (start + i[:, None]) * rt + ck[None, :]

@@ -24,6 +24,35 @@ except ImportError:  # the PyTorch reference serves
 if triton is not None:
 
     @triton.jit
+    def delta_half(
+        G, low, start, left, gamma, first: tl.constexpr, GATED: tl.constexpr, REVERSE: tl.constexpr
+    ):  # fmt: skip
+        """32 rows of D, [32, 64], and of `into` (REVERSE: of D^T and rest), from the `first` on.
+
+        A product with a computed left side of 64 rows is what CUDA 12's assembler may spoil.
+        """
+        i = first + tl.arange(0, 32)
+        j = tl.arange(0, 64)
+        if GATED:
+            low = tl.multiple_of(low, 16)
+            high_i, lost_i = tl.load(G + start + i), tl.load(G + low + start + i)
+            high_j, lost_j = tl.load(G + start + j), tl.load(G + low + start + j)
+            gaps = (high_i[:, None] - high_j[None, :]) + (lost_i[:, None] - lost_j[None, :])
+            last = G + start + 63
+            back = (tl.load(last) - high_i) + (tl.load(last + low) - lost_i)
+            weight = tl.exp(tl.minimum(back, 0.0)) if REVERSE else tl.exp(high_i)
+        else:
+            gaps = (i[:, None] - j[None, :]).to(tl.float32) * gamma
+            back = (tl.minimum(left, 64) - 1 - i).to(tl.float32)
+            behind = tl.exp(tl.where(i < left, back * gamma, float("-inf")))
+            weight = behind if REVERSE else tl.exp((i + 1).to(tl.float32) * gamma)
+        if REVERSE:
+            decay = tl.exp(tl.where(i[:, None] <= j[None, :], -gaps, float("-inf")))
+        else:
+            decay = tl.exp(tl.where(i[:, None] >= j[None, :], gaps, float("-inf")))
+        return i, decay, weight
+
+    @triton.jit
     def delta_rows(
         K, BETA, G, kt, bt, low, chunk, first, end, gamma,
         K_WIDTH: tl.constexpr, P: tl.constexpr, GATED: tl.constexpr, DOT: tl.constexpr,
@@ -34,7 +63,7 @@ if triton is not None:
         c = tl.arange(0, P)
         live = start + i < end
         inside = live[:, None] & (c < K_WIDTH)[None, :]
-        k = tl.load(K + (start + i[:, None]) * kt + c[None, :], mask=inside, other=0.0).to(DOT)
+        k = tl.load(K + (start + i[:, None]) * kt + c[None, :], mask=inside, other=0.0)
         beta = tl.load(BETA + (start + i) * bt, mask=live, other=0.0).to(tl.float32)
         if GATED:
             high = tl.load(G + start + i)
@@ -134,4 +163,4 @@ if triton is not None:
 
 SOLVE_JIT: tuple[Callable[..., Any], ...] = ()
 if triton is not None:
-    SOLVE_JIT = (delta_rows, delta_pair, delta_inverse, delta_product, delta_solve)
+    SOLVE_JIT = (delta_half, delta_rows, delta_pair, delta_inverse, delta_product, delta_solve)

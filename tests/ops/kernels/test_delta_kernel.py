@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
 from ops.kernels.delta_launch import delta_config, delta_triton
 from tests.ops.kernels.recurrence import (
+    CUDA,
     DEVICE,
     calls_of,
     errors,
@@ -35,12 +36,11 @@ class Problem:
     batch: int = 1
     gated: bool = True
     state: bool = True
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.bfloat16 if CUDA else torch.float32  # fp32: interpreted only
     span: int = 0  # tokens of a segment; 0: as configured
 
     def sizes(self) -> dict[str, int]:
-        wide = self.dtype == torch.float32
-        config = delta_config(self.length, self.batch * self.heads, self.key, self.value, wide)
+        config = delta_config(self.length, self.batch * self.heads, self.key, self.value)
         return config | ({"span": self.span} if self.span else {})
 
     def inputs(self) -> list[Tensor]:
@@ -94,11 +94,12 @@ def test_the_public_function_takes_the_kernel_where_it_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = calls_of(monkeypatch, delta, "delta_triton")
-    q, k, v, beta, g, _ = Problem(5, 16, 16).inputs()
+    q, k, v, beta, g, _ = (x.bfloat16() for x in Problem(5, 16, 16).inputs())
     chunked_delta(q, k, v, beta, g)
     assert calls == [q.shape]
-    wide = torch.zeros(1, 1, 5, 300).double()
+    wide = torch.zeros(1, 1, 5, 300, dtype=torch.bfloat16)
     chunked_delta(wide, wide, v, beta, g)  # K > 256: the reference
+    chunked_delta(q.float(), k, v, beta, g)  # so do fp32 products
     assert calls == [q.shape]
 
 
@@ -109,8 +110,8 @@ LARGE = [
         (4096, 64, True, torch.bfloat16),
         (1000, 128, True, torch.bfloat16),
         (1000, 64, True, torch.float16),
-        (300, 48, True, torch.float32),
-        (300, 128, False, torch.float32),
+        (300, 48, True, torch.bfloat16),
+        (300, 32, False, torch.bfloat16),
     ]
 ] + [
     Problem(1000, 128, 256, heads=3, dtype=torch.bfloat16),
