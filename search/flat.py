@@ -102,7 +102,7 @@ class FlatAdamW:
             rates=rates,
             parts=torch.zeros(PARTS, device=device),
             kept=(starts[vectors[0]], starts[vectors[-1] + 1]) if vectors else (0, 0),
-            decay=weight_decay,
+            decay=float(weight_decay),
         )
         self.gaps = [
             torch.zeros(ALIGN, dtype=t, device=device) for t in (torch.bfloat16, torch.float32)
