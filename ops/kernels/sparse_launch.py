@@ -68,7 +68,9 @@ def sparse_source(x: Tensor, size: int, wide: int, descriptors: bool) -> tuple:
 def sparse_can_describe(step: int, *sources: Tensor) -> bool:
     """Whether tensor descriptors can read them: rows and strides of whole 16 bytes."""
     whole = all(
-        n * x.element_size() % 16 == 0 for x in sources for n in (*x.stride()[:-1], x.shape[-1])
+        n > 0 and n * x.element_size() % 16 == 0
+        for x in sources
+        for n in (*x.stride()[:-1], x.shape[-1])
     )
     return step == 1 and whole and all(x.data_ptr() % 16 == 0 for x in sources)
 
