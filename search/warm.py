@@ -99,6 +99,8 @@ def _data(task: str, device: str) -> Any:
 
     from search.train import move
 
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")  # as in the processes that train
     data = find(task).load(0)
     where = torch.device(device)
     return move(data.train, where), move(data.val, where)

@@ -104,6 +104,7 @@ def _warm_up(device: str) -> None:
     if device != "cpu":
         from search.capture import record
 
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
         record(lambda: target.add_(1), torch.device(device))
     torch.random.set_rng_state(state)
 
