@@ -39,7 +39,7 @@ class Retention(nn.Module):
 
     def project(self, x: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q (scaled), k, v [B, heads, T, .] and the gate [B, T, E]."""
-        q, k = (rotary(heads_first(z, self.heads), place) for z in self.qk(x).chunk(2, -1))
+        q, k = rotary(heads_first(self.qk(x), 2 * self.heads), place).chunk(2, 1)
         v, gate = self.vg(x).chunk(2, -1)
         return q * self.key**-0.5, k, heads_first(v, self.heads), gate
 
