@@ -170,7 +170,7 @@ class Captured:
         optimiser.clear()
         with optimiser.shadows(self.model):
             loss, aux, stats = self._forward()
-            torch.autograd.backward(loss + aux if aux.requires_grad else loss)
+            torch.autograd.backward(loss + aux)
         optimiser.step()
         cast(Emitted, self.model).update(stats)
         self.losses.index_copy_(0, self.place, loss.detach().float().view(1))
