@@ -140,20 +140,20 @@ def rows() -> list[Row]:
 
 CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
     "fwd": {
-        "span": (512, 1024, 2048),
-        "stages": (1, 2, 3, 4),
-        "warps": (4, 8),
+        "span": (256, 512, 1024),
+        "stages": (2, 3, 4),
+        "registers": (0, 128, 168),
+        "warps": (2, 4, 8),
         "block": (32, 64, 128),
-        "sums_block": (32, 64, 128),
+        "sums_chunk": (32, 64, 128),
         "sums_warps": (4, 8),
         "sums_stages": (2, 3, 4),
     },
     "bwd": {
         "grads_stages": (1, 2, 3),
-        "grads_warps": (4, 8),
+        "grads_warps": (2, 4, 8),
+        "registers": (0, 128, 168),
         "span": (256, 512, 1024),
-        "registers": (0, 168, 208),
-        "chunk": (32, 64),
     },
 }
 

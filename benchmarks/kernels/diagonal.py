@@ -91,21 +91,19 @@ def rows() -> list[Row]:
 
 CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
     "fwd": {
-        "chunk": (16, 32, 64),
         "warps": (2, 4, 8),
-        "span": (128, 256, 512, 1024),
         "registers": (0, 128, 168),
-        "block": (32, 64, 128),
-        "sums_block": (32, 64, 128),
+        "span": (256, 512, 1024),
+        "chunk": (16, 32),
+        "block": (32, 64),
+        "sums_chunk": (32, 64),
         "sums_warps": (4, 8),
         "sums_stages": (1, 2, 3),
     },
     "bwd": {
-        "chunk": (16, 32, 64),
         "grads_warps": (2, 4, 8),
-        "span": (128, 256, 512, 1024),
         "registers": (0, 128, 168),
-        "block": (32, 64, 128),
+        "span": (256, 512, 1024),
         "gate_block": (16, 32, 64),
     },
 }
