@@ -66,8 +66,11 @@ def part(args: argparse.Namespace, method: str) -> int:
             if key[0] not in rows:
                 rows[key[0]] = rows_of(key[0], device)
             if not warmed:
-                _warm_up(method, kit, rows[key[0]], key, device)
                 warmed = True
+                try:
+                    _warm_up(method, kit, rows[key[0]], key, device)
+                except Exception as error:  # noqa: BLE001  # the rows will tell
+                    print(f"{method}: warm-up: {type(error).__name__}: {str(error)[:200]}")
             torch.cuda.reset_peak_memory_stats()
             begun = {"method": method, "row": name, "error": "the process ended here"}
             file.write(json.dumps(begun) + "\n")

@@ -68,7 +68,9 @@ def verdict(rows: Rows, names: Sequence[str]) -> str:
             f"- with an empty kernel cache, one process: set-ups {spent:.1f} s for {len(cold)} rows"
         )
     lines.append(_losses(rows, names))
-    failed = [f"{m} {n}: {r['error'][:90]}" for (m, n), r in rows.items() if "error" in r]
+    failed = [
+        f"{m} {n}: {r['error'].splitlines()[0][:90]}" for (m, n), r in rows.items() if "error" in r
+    ]
     lines += [f"- failed: {text}" for text in failed]
     return "\n".join(lines)
 
