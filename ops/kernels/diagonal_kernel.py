@@ -11,14 +11,14 @@ outside), R = G_n / 2, all vectors over K:
 Two exponentials an element, none beyond e^{BOUND/2} while no channel decays by more than BOUND
 inside the piece. A piece is the whole chunk, or where that breaks the bound a half, a quarter ..
 down to one token, for which G = 0. So no gate, a reset or -inf included, overflows or spoils what
-is behind it; strong gates cost time instead. The pieces are the largest mild aligned ones: the same
-whether the walk is along or against time, so that the parts of dg that cancel do so exactly.
+is behind it; strong gates cost time instead. Pieces are the largest mild aligned ones: the same
+along and against time.
 
 Backward runs the same two walks, as in `ops.kernels.chunked_kernel`: over keys (o, and dv against
 time), over values (dq, and dk against time, scaled afterwards). dg_t = sum_{i>=t} (q_i * dq_i -
 k_i * dk_i) + sum_v (S * dS) at the end of the segment; the two products leave in fp32.
 Floors with E bytes an element: forward E B H T (2 K + 2 V) + 4 B H T K bytes, backward E B H T
-(4 K + 3 V) + 8 B H T K; FLOPs a token and head as with one decay.
+(4 K + 3 V) + 8 B H T K; FLOPs a token and head as with one decay. K, V up to 256, any T.
 Paper: Yang et al. 2023, arXiv:2312.06635, section 4 (its secondary chunks, only where needed).
 """
 
@@ -62,6 +62,18 @@ if triton is not None:
             return rows, size, gaps, tl.exp(lead + middle), tl.exp(total - middle)
 
     @triton.jit
+    def diagonal_tile(
+        X, stride, begin, end, chunk, c, WIDTH: tl.constexpr, WHOLE: tl.constexpr, C: tl.constexpr
+    ):  # fmt: skip
+        """Rows of one chunk, [C, columns c]; zeros where it is outside of the segment."""
+        i = tl.arange(0, C)
+        start = begin + chunk * C
+        live = ((i < end - start) & (chunk >= 0))[:, None]
+        inside = live if WHOLE else live & (c < WIDTH)[None, :]
+        at = X + start.to(tl.int64) * stride + i[:, None] * stride + c[None, :]
+        return tl.load(at, mask=inside, other=0.0)
+
+    @triton.jit
     def diagonal_keys(
         X, Y, Z, G, OUT, STATE, LAST, sx, sy, sz, sg, so, begin, end, tile, final,
         K: tl.constexpr, P: tl.constexpr, KZ: tl.constexpr, BZ: tl.constexpr, C: tl.constexpr,
@@ -83,34 +95,40 @@ if triton is not None:
         else:
             state = tl.zeros([BZ, P], tl.float32)
         count = tl.cdiv(end - begin, C)
+        chunk = count - 1 if REVERSE else count * 0
+        x_next = diagonal_tile(X, sx, begin, end, chunk, ck, K, K == P, C)
+        y_next = diagonal_tile(Y, sy, begin, end, chunk, ck, K, K == P, C)
+        z_next = diagonal_tile(Z, sz, begin, end, chunk, cz, KZ, KZ % BZ == 0, C)
+        g_next = diagonal_tile(G, sg, begin, end, chunk, ck, K, K == P, C)
         for step in range(0, count):
-            chunk = step
-            if REVERSE:
-                chunk = count - 1 - step
+            x, y, z = x_next, y_next, z_next
+            g = tl.maximum(g_next.to(tl.float32), -128.0)
+            chunk = count - 1 - step if REVERSE else step
             start = (begin + chunk * C).to(tl.int64)
             live = (i < end - begin - chunk * C)[:, None]
-            at_k = live & (ck < K)[None, :] if K != P else live
             at_z = live & (cz < KZ)[None, :] if KZ % BZ != 0 else live
-            at_g = G + start * sg + i[:, None] * sg + ck[None, :]
-            g = tl.maximum(tl.load(at_g, mask=at_k, other=0.0).to(tl.float32), -128.0)
-            x = tl.load(X + start * sx + i[:, None] * sx + ck[None, :], mask=at_k, other=0.0)
-            y = tl.load(Y + start * sy + i[:, None] * sy + ck[None, :], mask=at_k, other=0.0)
-            z = tl.load(Z + start * sz + i[:, None] * sz + cz[None, :], mask=at_z, other=0.0)
+            after = (
+                chunk - 1 if REVERSE else chunk + 1
+            )  # its tiles come while this one is worked on
+            x_next = diagonal_tile(X, sx, begin, end, after, ck, K, K == P, C)
+            y_next = diagonal_tile(Y, sy, begin, end, after, ck, K, K == P, C)
+            z_next = diagonal_tile(Z, sz, begin, end, after, cz, KZ, KZ % BZ == 0, C)
+            g_next = diagonal_tile(G, sg, begin, end, after, ck, K, K == P, C)
             out = tl.zeros([C, BZ], tl.float32)
             done = chunk * 0
             while done < C:
-                rows, size, gaps, before, after = diagonal_piece(g, done, C, REVERSE, BOUND)
+                rows, size, gaps, enter, leave = diagonal_piece(g, done, C, REVERSE, BOUND)
                 if REVERSE:
                     gaps = -gaps
                 xs = tl.where(rows[:, None], x.to(tl.float32) * tl.exp(gaps), 0.0).to(DOT)
                 ys = tl.where(rows[:, None], y.to(tl.float32) * tl.exp(-gaps), 0.0).to(DOT)
                 scores = tl.dot(xs, tl.trans(ys), input_precision=PRECISION)
                 scores = tl.where(ordered, scores, 0.0).to(DOT)
-                state *= before[None, :]
+                state *= enter[None, :]
                 out = tl.dot(xs, tl.trans(state.to(DOT)), out, input_precision=PRECISION)
                 out = tl.dot(scores, z, out, input_precision=PRECISION)
                 state = tl.dot(tl.trans(z), ys, state, input_precision=PRECISION)
-                state *= after[None, :]
+                state *= leave[None, :]
                 done += size
             spot = OUT + start * so + i[:, None] * so + cz[None, :]
             tl.store(spot, out.to(OUT.dtype.element_ty), mask=at_z)
@@ -140,35 +158,39 @@ if triton is not None:
         else:
             state = tl.zeros([PX, BK], tl.float32)
         count = tl.cdiv(end - begin, C)
+        chunk = count - 1 if REVERSE else count * 0
+        x_next = diagonal_tile(X, sx, begin, end, chunk, cx, KX, KX == PX, C)
+        y_next = diagonal_tile(Y, sy, begin, end, chunk, cx, KX, KX == PX, C)
+        z_next = diagonal_tile(Z, sz, begin, end, chunk, ck, K, K % BK == 0, C)
+        g_next = diagonal_tile(G, sg, begin, end, chunk, ck, K, K % BK == 0, C)
         for step in range(0, count):
-            chunk = step
-            if REVERSE:
-                chunk = count - 1 - step
+            x, y, z = x_next, y_next, z_next
+            g = tl.maximum(g_next.to(tl.float32), -128.0)
+            chunk = count - 1 - step if REVERSE else step
             start = (begin + chunk * C).to(tl.int64)
             live = (i < end - begin - chunk * C)[:, None]
-            at_x = live & (cx < KX)[None, :] if KX != PX else live
             at_k = live & (ck < K)[None, :] if K % BK != 0 else live
-            at_g = G + start * sg + i[:, None] * sg + ck[None, :]
-            g = tl.maximum(tl.load(at_g, mask=at_k, other=0.0).to(tl.float32), -128.0)
-            x = tl.load(X + start * sx + i[:, None] * sx + cx[None, :], mask=at_x, other=0.0)
-            y = tl.load(Y + start * sy + i[:, None] * sy + cx[None, :], mask=at_x, other=0.0)
-            z = tl.load(Z + start * sz + i[:, None] * sz + ck[None, :], mask=at_k, other=0.0)
+            after = chunk - 1 if REVERSE else chunk + 1
+            x_next = diagonal_tile(X, sx, begin, end, after, cx, KX, KX == PX, C)
+            y_next = diagonal_tile(Y, sy, begin, end, after, cx, KX, KX == PX, C)
+            z_next = diagonal_tile(Z, sz, begin, end, after, ck, K, K % BK == 0, C)
+            g_next = diagonal_tile(G, sg, begin, end, after, ck, K, K % BK == 0, C)
             scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
             own = tl.sum(tl.where(i[:, None] == i[None, :], scores, 0.0), 1)
             scores = tl.where(ordered, scores, 0.0).to(DOT)
             out = own[:, None] * z.to(tl.float32)
             done = chunk * 0
             while done < C:
-                rows, size, gaps, before, after = diagonal_piece(g, done, C, REVERSE, BOUND)
+                rows, size, gaps, enter, leave = diagonal_piece(g, done, C, REVERSE, BOUND)
                 if REVERSE:
                     gaps = -gaps
                 zs = tl.where(rows[:, None], z.to(tl.float32) * tl.exp(-gaps), 0.0).to(DOT)
-                state *= before[None, :]
+                state *= enter[None, :]
                 part = tl.dot(x, state.to(DOT), input_precision=PRECISION)
                 part = tl.dot(scores, zs, part, input_precision=PRECISION)
                 out += tl.where(rows[:, None], part * tl.exp(gaps), 0.0)
                 state = tl.dot(tl.trans(y), zs, state, input_precision=PRECISION)
-                state *= after[None, :]
+                state *= leave[None, :]
                 done += size
             spot = OUT + start * so + i[:, None] * so + ck[None, :]
             tl.store(spot, out.to(OUT.dtype.element_ty), mask=at_k)
@@ -207,22 +229,18 @@ if triton is not None:
         whole = tl.zeros([BK], tl.float32)
         count = tl.cdiv(end - begin, C)
         for step in range(0, count):
-            chunk = step
-            if REVERSE:
-                chunk = count - 1 - step
+            chunk = count - 1 - step if REVERSE else step
             start = (begin + chunk * C).to(tl.int64)
             live = (i < end - begin - chunk * C)[:, None]
             at_k = live & (ck < K)[None, :] if K % BK != 0 else live
-            at_z = live & (cz < KZ)[None, :] if KZ % BZ != 0 else live
-            y = tl.load(Y + start * yt + i[:, None] * yt + ck[None, :], mask=at_k, other=0.0)
-            z = tl.load(Z + start * zt + i[:, None] * zt + cz[None, :], mask=at_z, other=0.0)
+            y = diagonal_tile(Y, yt, begin, end, chunk, ck, K, K % BK == 0, C)
+            z = diagonal_tile(Z, zt, begin, end, chunk, cz, KZ, KZ % BZ == 0, C)
             at = start * gt + i[:, None] * gt + ck[None, :]
             g = tl.maximum(tl.load(G + at, mask=at_k, other=0.0).to(tl.float32), -128.0)
             if REVERSE:
                 reach = tl.exp(tl.cumsum(g, 0))
             else:  # the gates of later tokens: read one on, so that no sum is a difference
-                at_k = at_k & (i + 1 < end - begin - chunk * C)[:, None]
-                at_k = at_k & (i + 1 < C)[:, None]
+                at_k = at_k & (i + 1 < tl.minimum(end - begin - chunk * C, C))[:, None]
                 next = tl.load(G + at + gt, mask=at_k, other=0.0).to(tl.float32)
                 reach = tl.exp(tl.cumsum(tl.maximum(next, -128.0), 0, reverse=True))
             total = tl.sum(g, 0)
@@ -371,6 +389,7 @@ DIAGONAL_JIT: tuple[Callable[..., Any], ...] = ()
 if triton is not None:
     DIAGONAL_JIT = (
         diagonal_piece,
+        diagonal_tile,
         diagonal_keys,
         diagonal_values,
         diagonal_sums,
