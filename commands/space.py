@@ -123,5 +123,7 @@ def prob(
         facts = {"log_prob": found.log_prob, "derivations": found.derivations}
         told = {"kind": found.kind, "max_nodes": found.nodes, "trace": dict(found.trace)}
         return dump({**facts, **told})
-    say(f"log-probability {found.log_prob:.6f}, probability {math.exp(found.log_prob):.3g}")
+    power = math.floor(found.log_prob / math.log(10))  # of ten: a float ends at -308
+    lead = math.exp(found.log_prob - power * math.log(10))
+    say(f"log-probability {found.log_prob:.6f}, probability {lead:.3g}e{power}")
     say(f"{found.derivations} derivations of at most {found.nodes:,} nodes ({found.kind})")
