@@ -301,7 +301,7 @@ def table_runs(size: tuple[int, int]) -> Iterator[tuple[str, Callable[[], object
     ids = torch.randint(256, size[:1], device="cuda")
     dy = torch.randn(size, device="cuda")
     for slices, (rows_, tokens, wide, warps) in itertools.product(
-        (32, 64), [(64, 64, 64, 4), (128, 64, 64, 8), (128, 64, 64, 4), (256, 64, 32, 8)]
+        (32, 64), [(64, 64, 64, 2), (64, 32, 64, 2), (32, 64, 64, 4), (32, 64, 128, 4)]
     ):
         config = slices, rows_, tokens, wide, warps
         yield f"fwd {config}", partial(table_gradient, ids, dy, 256, config)

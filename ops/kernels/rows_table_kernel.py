@@ -82,10 +82,14 @@ if triton is not None:
 
 
 def table_config(count: int, vocab: int, width: int) -> tuple[int, int, int, int, int]:
-    """(slices, ids, tokens and columns of a tile, warps): slices of 512 tokens, 32 at least."""
-    rows = max(16, min(128, triton.next_power_of_2(vocab)))
+    """(slices, ids, tokens and columns of a tile, warps): slices of 512 tokens, 32 at least.
+
+    At most 32 ids, so that the products are no warpgroup products: their left side is computed, and
+    CUDA 12's assembler may spoil such a product on Hopper.
+    """
+    rows = max(16, min(32, triton.next_power_of_2(vocab)))
     wide = max(16, min(64, triton.next_power_of_2(width)))
-    return max(32, min(256, count // 512)), rows, 64, wide, 8 if rows * wide > 4096 else 4
+    return max(32, min(256, count // 512)), rows, 64, wide, 4
 
 
 def table_gradient(
