@@ -139,8 +139,6 @@ LARGE = [
         (1000, 128, False, torch.float16),
         (700, 256, True, torch.bfloat16),
         (500, 48, True, torch.float32),
-        (500, 128, False, torch.float32),
-        (300, 256, True, torch.float32),
     ]
 ] + [
     Problem(1000, 128, 64, heads=8, shared=True, dtype=torch.bfloat16, config=()),

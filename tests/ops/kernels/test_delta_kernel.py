@@ -110,13 +110,10 @@ LARGE = [
         (4096, 64, True, torch.bfloat16),
         (1000, 128, True, torch.bfloat16),
         (1000, 64, True, torch.float16),
-        (300, 48, True, torch.bfloat16),
         (300, 32, False, torch.bfloat16),
     ]
 ] + [
-    Problem(1000, 128, 256, heads=3, dtype=torch.bfloat16),
     Problem(4000, 64, 64, heads=2, dtype=torch.bfloat16, span=512),
-    Problem(2000, 128, 128, dtype=torch.bfloat16, span=512),
     Problem(500, 256, 256, dtype=torch.bfloat16),
 ]
 
