@@ -34,7 +34,8 @@ def decay_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[st
     """Block sizes by shape class: `rows` = batch * heads, `wide`: fp32 products.
 
     `span`, a multiple of `chunk`: tokens of a segment; as many segments as fill 132
-    multiprocessors with two programs each in one go, and no fewer than 256 tokens.
+    multiprocessors in one go, with two programs each, three of small heads (which 168 registers a
+    thread allow), and no fewer than 256 tokens.
     On Hopper the assembler of CUDA 12 may spoil a warpgroup product whose left side was computed
     (it lies in registers): so tiles of scores have fewer than 64 rows, and fp32, whose three parts
     are all computed, has two warps; both take the older instructions. NVIDIA fixed it in CUDA 13.3.
@@ -42,9 +43,10 @@ def decay_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[st
     most = max(key, value)
     chunk = 16 if t <= 16 or (wide and most > 64) else 32
     block = 32 if wide else 64
-    parts = max(1, 264 // (rows * triton.cdiv(value, block)))
+    small = most <= 64 and not wide
+    parts = max(1, (396 if small else 264) // (rows * triton.cdiv(value, block)))
     span = max(256, 64 * triton.cdiv(t, 64 * parts))
-    warps, stages = 2 if wide else 4 if most <= 64 else 8, 1 if wide or most > 128 else 3
+    warps, stages = 2 if wide else 4 if most <= 128 else 8, 1 if wide or most > 128 else 3
     return {
         "chunk": chunk,
         "span": span if span < t else t,
@@ -53,7 +55,7 @@ def decay_config(t: int, rows: int, key: int, value: int, wide: bool) -> dict[st
         "stages": stages,
         "grads_warps": warps,
         "grads_stages": stages,
-        "registers": 0,
+        "registers": 168 if small else 0,
         "sums_chunk": 16 if wide else 64,
         "sums_block": 32 if wide else 64,
         "sums_warps": 2 if wide else 4,
