@@ -306,10 +306,18 @@ def test_pattern_of_lists_on_the_gpu(name: str) -> None:
 @gpu
 @needs_gpu
 @pytest.mark.parametrize(
-    ("loops", "describe"), [("split", True), ("branch", False), ("masked", False)]
+    "loops",
+    [
+        ("split", True),
+        ("branch", False),
+        ("masked", False),
+        ("branch", True, 168, True),  # tiles of the keys transposed, fewer registers
+        ("split", False, 0, True),
+    ],
+    ids=str,
 )
-def test_every_loop_on_the_gpu(loops: str, describe: bool) -> None:
-    config = (64, 64, 4, 2, loops, describe)
+def test_every_loop_on_the_gpu(loops: tuple[Any, ...]) -> None:
+    config = (64, 64, 4, 2, *loops)
     pattern = patterns(1500)["sink"]
     found = errors(pattern, t=1500, width=64, dtype=torch.bfloat16, config=config)
     assert max(found.values()) <= LIMIT[torch.bfloat16], found
