@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ENGINES = ("chunked", "sparse", "rows", "dense")
+ENGINES = ("chunked", "diagonal", "delta", "sparse", "rows", "scan", "dense")
 Kernel = Callable[..., Tensor]
 TOLERANCE = 1.5e-2  # bf16 operands, fp32 accumulation
 L2 = 60e6
@@ -41,6 +41,8 @@ TIME = 0.15  # seconds a measurement
 @dataclass(frozen=True)
 class Row:
     """One problem; `flops` and `bytes` are the least that its mode needs (fwd or fwd and bwd).
+
+    `flops` may be a function, where counting takes time.
 
     `mode` "fwd+bwd": the gradients of all floating inputs that require one are taken. A peer that
     is known to fail is left out of `peers` with the reason in `note`. `warm` is called once before
@@ -54,7 +56,7 @@ class Row:
     small: Callable[[int], tuple[Tensor, ...]]
     ours: Kernel
     reference: Kernel
-    flops: float
+    flops: float | Callable[[], float]
     bytes: float
     peers: Mapping[str, Kernel] = field(default_factory=dict)
     note: str = ""
@@ -166,9 +168,10 @@ def _sets(row: Row) -> list[tuple[Tensor, ...]]:
 
 def measure(row: Row, copy: float, rate: float) -> dict[str, object]:
     """One line of the table."""
-    floor = max(row.bytes / copy, row.flops / rate) * 1e3
+    flops = row.flops() if callable(row.flops) else row.flops
+    floor = max(row.bytes / copy, flops / rate) * 1e3
     found: dict[str, object] = {"row": row.key, "note": row.note, "floor_ms": floor}
-    found |= {"flops": row.flops, "bytes": row.bytes, "copy": copy, "rate": rate}
+    found |= {"flops": flops, "bytes": row.bytes, "copy": copy, "rate": rate}
     wrong = error(row)
     found["error"] = wrong
     if not wrong <= row.tolerance:

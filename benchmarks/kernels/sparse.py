@@ -348,7 +348,7 @@ def row(name: str, n: int, d: int, mode: str, shape: tuple[int, int, int] | None
         small=tensors(1, 2 * shared, SMALL, d, train, 2),
         ours=partial(ours, name),
         reference=partial(exact, name),
-        flops=4.0 * area(name, n, h) * b * h * d * (3.5 if train else 1),
+        flops=lambda: 4.0 * area(name, n, h) * b * h * d * (3.5 if train else 1),
         bytes=4.0 * b * (h + few) * n * d * (3 if train else 1),
         peers=peers,
         note="torch's SDPA" if pattern.dense else pattern.note,
