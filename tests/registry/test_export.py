@@ -58,7 +58,7 @@ def test_verify_reports_no_difference(folder: Path) -> None:
     found = verify(folder)
     assert found.ok
     assert found.max_abs_diff <= 1e-6
-    assert found.imports == ("math", "torch")
+    assert found.imports == ("math", "torch", "triton")
 
 
 def test_changed_weights_are_noticed(folder: Path, tmp_path: Path) -> None:
