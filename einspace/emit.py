@@ -47,8 +47,11 @@ def _header(text: str, hash_: str, totals: Totals, graph: Graph) -> str:
     return "\n".join(f"# {line}".rstrip() for line in lines)
 
 
-def _library(table: Mapping[str, Op], graph: Graph) -> list[str]:
-    """The sources that the graph's ops need, each once; kernels first, under one guard."""
+def _library(table: Mapping[str, Op], graph: Graph) -> tuple[str, list[str]]:
+    """How triton is imported ("": not at all); the sources that the graph's ops need, each once.
+
+    Classes and functions in the order of the ops, kernels last, under one guard.
+    """
     kernels: dict[str, None] = {}
     others: dict[str, None] = {}
     for node in graph.nodes:
@@ -57,12 +60,11 @@ def _library(table: Mapping[str, Op], graph: Graph) -> list[str]:
             continue
         for thing in (*op.uses, op.module):
             (kernels if is_kernel(thing) else others)[source_of(thing)] = None
-    head = []
-    if any(re.search(r"\btriton\b", text) for text in others):
-        head = [TRITON if kernels else NO_TRITON]
+    sources = list(others)
+    asked = any(re.search(r"\btriton\b", text) for text in sources)
     if kernels:
-        head.append("\nif triton is not None:\n\n" + textwrap.indent("\n".join(kernels), "    "))
-    return head + [f"\n{text}" for text in others]
+        sources.append("if triton is not None:\n\n" + textwrap.indent("\n".join(kernels), "    "))
+    return (TRITON if kernels else NO_TRITON) if asked else "", sources
 
 
 def emit(table: Mapping[str, Op], graph: Graph, text: str, hash_: str, totals: Totals) -> str:
@@ -74,6 +76,8 @@ def emit(table: Mapping[str, Op], graph: Graph, text: str, hash_: str, totals: T
     model = ClassLines("Model", tuple(names.values()))
     result = emitter.write(model, parts(graph), dict(names))
     body = emitter.text(model, result)
-    chunks = [_header(text, hash_, totals, graph), IMPORTS]
-    chunks += [*_library(table, graph), *(f"\n{source}" for source in [*emitter.blocks, body])]
+    triton, library = _library(table, graph)
+    chunks = [_header(text, hash_, totals, graph), IMPORTS + triton]
+    # What a reader came for stands first: names are looked up when the model is built.
+    chunks += [f"\n{source}" for source in [body, *emitter.blocks, *library]]
     return "\n".join(chunks)

@@ -74,7 +74,8 @@ def test_the_kernel_stands_once_word_for_word_under_the_guard(source: str) -> No
     assert source.count("def doubled_kernel") == 1
     assert source.count("import triton.language as tl") == 1
     guard = source.index(f"if {loading.GUARD}:")
-    assert guard < source.index("def doubled_kernel") < source.index("class Doubled")
+    assert source.index("class Model") < source.index("class Doubled") < guard
+    assert guard < source.index("def doubled_kernel")
     kernel = source_of(doubled_kernel)
     assert "".join(f"    {x}".rstrip() + "\n" for x in kernel.splitlines()) in source
 
