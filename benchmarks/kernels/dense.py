@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.kernels.harness import Row
+from benchmarks.kernels.harness import SDPA, Row
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 # (batch, heads, length, head width): the last four are those of small models.
@@ -86,5 +86,5 @@ def rows() -> Iterator[Row]:
                     flops=4 * area * d * b * h * (3.5 if train else 1),
                     bytes=2 * b * h * t * d * (12 if train else 4),
                     peers={n: through(back, causal) for n, back in BACKENDS.items()},
-                    note="torch's SDPA",
+                    note=SDPA,
                 )

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 ENGINES = ("chunked", "diagonal", "delta", "sparse", "rows", "scan", "dense")
+SDPA = "torch's SDPA"  # the note of a row in which ours is torch's own attention
 Kernel = Callable[..., Tensor]
 TOLERANCE = 1.5e-2  # bf16 operands, fp32 accumulation
 L2 = 60e6

@@ -19,10 +19,11 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from benchmarks.kernels.harness import SDPA
+
 ROWS = Path("benchmarks/results/kernels.jsonl")
 PAGE = Path("docs/results/kernels.md")
 PLOT = Path("docs/results/kernels.png")
-SDPA = "torch's SDPA"
 REMARKS = Path("benchmarks/kernels/remarks.md")
 Found = Mapping[str, Any]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernels.harness import Row
+from benchmarks.kernels.harness import SDPA, Row
 from ops.kernels.sparse import (
     SparsePattern,
     sparse_attention,
@@ -351,7 +351,7 @@ def row(name: str, n: int, d: int, mode: str, shape: tuple[int, int, int] | None
         flops=lambda: 4.0 * area(name, n, h) * b * h * d * (3.5 if train else 1),
         bytes=4.0 * b * (h + few) * n * d * (3 if train else 1),
         peers=peers,
-        note="torch's SDPA" if pattern.dense else pattern.note,
+        note=SDPA if pattern.dense else pattern.note,
         warm=flex.reset,
     )
 
