@@ -3,7 +3,9 @@
     python -m benchmarks.kernels.delta --sweep delta-4096-64 [--mode fwd]
 
 Least bytes: forward reads q, k, v, b (and g), writes o; backward reads q, k, v, do and writes dq,
-dk, dv. Least FLOPs: the recurrence itself, 6 K V a token and head forward.
+dk, dv. Least FLOPs: the recurrence itself, 6 K V a token and head forward. While the kernels are
+withheld (`ops/kernels/delta.py`) ours is the PyTorch reference in the rows, and their note says so;
+the sweep calls the kernels.
 """
 
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from benchmarks.kernels.chunked import GATED_BACKWARD, descend, profiled, sweeps
 from benchmarks.kernels.harness import Row
 from ops.kernels.delta import chunked_delta
 from ops.kernels.delta_launch import delta_config, delta_triton
+
+WITHHELD = "the PyTorch reference: the kernels are withheld"
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def row(shape: Shape, mode: str) -> Row:
         flops=6.0 * tokens * d * d * (3 if both else 1),
         bytes=2 * tokens * d * (11 if both else 4) + scalars * (3 if both else 1),
         peers={} if blocked else {"fla": fla},
-        note=GATED_BACKWARD if blocked else "",
+        note=f"{WITHHELD}; {GATED_BACKWARD}" if blocked else WITHHELD,
     )
 
 
